@@ -1,0 +1,33 @@
+# make reproduce   every table and figure            (PROFILE=smoke|demo|full, default demo)
+# make test        the tests, then the notebooks
+# make lint        style
+# make setup       the environment alone; the others call it
+
+PYTHON ?= python3
+PROFILE ?= demo
+VENV := .venv
+PY := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup reproduce test lint
+
+setup: $(INSTALLED)
+
+# Re-done only when what is to be installed has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+reproduce: setup
+	$(PY) -m ravl_core.reproduce --profile $(PROFILE)
+
+# Both parts run, whatever the first one says; either one can fail the target.
+test: setup
+	@status=0; \
+	HF_HUB_OFFLINE=1 $(PY) -m pytest || status=1; \
+	HF_HUB_OFFLINE=1 RAVL_PROFILE=smoke RAVL_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env notebooks || status=1; \
+	exit $$status
+
+lint: setup
+	$(PY) -m ruff check .
