@@ -1,10 +1,10 @@
-# make reproduce   every table and figure            (PROFILE=smoke|demo|full, default demo)
+# make reproduce   every table and figure            (PROFILE=smoke|demo|full, else RAVL_PROFILE, else demo)
 # make test        the tests, then the notebooks
 # make lint        style
 # make setup       the environment alone; the others call it
 
 PYTHON ?= python3
-PROFILE ?= demo
+PROFILE ?= $(or $(RAVL_PROFILE),demo)
 VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
