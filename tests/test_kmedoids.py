@@ -179,3 +179,14 @@ def test_the_same_seed_gives_the_same_clusters_and_inputs_stay():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_distances_need_not_be_contiguous():
+    distances = cosine_distances(oracles.ragged_problem(5).region_embeddings)
+    wide = np.repeat(distances, 2, axis=1)
+    wide.setflags(write=False)
+    labels, medoids = k_medoids(wide[:, ::2], 5, 0)
+    expected_labels, expected_medoids = k_medoids(distances, 5, 0)
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_array_equal(medoids, expected_medoids)
+    assert silhouettes(wide[:, ::2], [labels]) == silhouettes(distances, [labels])
