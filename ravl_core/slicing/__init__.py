@@ -1,0 +1,1 @@
+"""Discovery baselines, one file each; every method ranks the regions of a val `Evaluation`."""
