@@ -84,6 +84,8 @@ def plant_correlation(
     ValueError
         The attribute is no class, the strength is not in [0, 1), or no table of so few images comes within 0.01.
     """
+    if n_images < n_classes:
+        raise ValueError(f"n_images: expected at least one image a class ({n_classes}), got {n_images}")
     if not 0 <= attribute < n_classes:
         raise ValueError(f"attribute: expected a class index in 0…{n_classes - 1}, got {attribute}")
     if not 0 <= strength < 1:
@@ -95,7 +97,7 @@ def plant_correlation(
     with_feature = np.where(np.arange(n_classes) == attribute, sizes, 0)
     step = np.where(np.arange(n_classes) == attribute, -1, 1)
     nearest = np.stack([sizes - with_feature, with_feature], axis=1)
-    while table_strength(nearest) > strength:
+    for _ in range(sizes.min()):  # so no class gives or takes more images than it has
         for label in random.permutation(n_classes):
             with_feature[label] += step[label]
             moved = np.stack([sizes - with_feature, with_feature], axis=1)
@@ -141,10 +143,11 @@ def learned_margin(groups: GroupAccuracies, attribute: int) -> float:
     """How far a model has learned the planted correlation, in points; the setting is valid at T if this is ≥ T.
 
     The smaller of two differences: accuracy on the attribute's class with minus without the feature, and accuracy
-    on the other classes without minus with it.
+    on the other classes without minus with it. NaN if one of the four has no image.
     """
-    correct = groups.accuracy * groups.count  # (C, 2) without, with
+    correct = np.nan_to_num(groups.accuracy) * groups.count  # (C, 2) without, with; none in an empty group
     others = np.arange(len(correct)) != attribute
     gain = groups.accuracy[attribute, 1] - groups.accuracy[attribute, 0]
-    without, with_feature = correct[others].sum(axis=0) / groups.count[others].sum(axis=0)
-    return float(100 * min(gain, without - with_feature))
+    with np.errstate(invalid="ignore"):
+        without, with_feature = correct[others].sum(axis=0) / groups.count[others].sum(axis=0)
+    return float(100 * np.minimum(gain, without - with_feature))
