@@ -152,7 +152,8 @@ class VLM(nn.Module):
     @property
     def embedding_size(self) -> int:
         """D, the size of an embedding."""
-        return self.clip.visual.output_dim
+        size = getattr(self.clip.visual, "output_dim", None)  # timm's towers do not say
+        return size or self.configuration["model_cfg"]["embed_dim"]
 
     def _embed_images(self, prepared: torch.Tensor) -> torch.Tensor:
         if self.has_feature_map:
