@@ -30,13 +30,15 @@ def load_vlm(name: str, pretrained: str | None = None, device: str = "cpu", pool
     ------
     ValueError
         An unknown name (with the nearest match), or weights trained with another activation than the model's.
+    RuntimeError
+        A folder, a hub model or a miniature whose weights are not there.
     """
     if (MINIATURES / name / "open_clip_config.json").is_file():
         folder, name_for_tables = f"local-dir:{MINIATURES / name}", name
     else:
         _check_name(name, pretrained)
         folder, name_for_tables = name, name
-    clip = open_clip.create_model(folder, pretrained=pretrained, device=device)
+    clip = open_clip.create_model(folder, pretrained=pretrained, device=device, require_pretrained=":" in folder)
     configuration = {
         "model_cfg": open_clip.get_model_config(folder),
         "preprocess_cfg": open_clip.get_model_preprocess_cfg(clip),
