@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ravl_core import records
+from ravl_core.checks import choice
 from ravl_core.mitigation.budget import Budget
 from ravl_core.progress import track
 from ravl_core.settings import Setting
@@ -115,7 +116,7 @@ def _repair(task: Task, repair: Repair, initial, fine_tuned, found, data) -> dic
     from ravl_core.mitigation import mitigate
 
     truth = data.finetuning.shows_feature
-    if repair.assignment == "true":
+    if choice("assignment", repair.assignment, ("discovered", "true")) == "true":
         assignment = truth
     else:
         finetuning = data.finetuning
@@ -151,7 +152,8 @@ def run_study(tasks: Iterable[Task], folder: Path | str, workers: int = 2, descr
     if n_stale:
         warnings.warn(f"{n_stale} records were made by other code than the present and are made again", stacklevel=2)
     failures = _run_waiting(waiting, folder, version, workers, description)
-    finished = [record for task in tasks if (record := records.load_record(folder, task.arguments)) is not None]
+    found = [records.load_record(folder, task.arguments) for task in tasks]
+    finished = [record for record in found if record is not None and not records.stale(record, version)]
     return Study(finished, len(tasks) - len(waiting), failures)
 
 
@@ -170,18 +172,20 @@ def _run_waiting(tasks: Sequence[Task], folder, version: str, workers: int, desc
 
 def _run_and_save(task: Task, folder: Path | str, version: str) -> tuple[str, str]:
     """Run in a worker: the name of the task and the traceback, empty if it went well."""
-    os.environ["RAVL_PROGRESS"] = "off"
     import torch
 
-    threads = torch.get_num_threads()
+    threads, progress = torch.get_num_threads(), os.environ.get("RAVL_PROGRESS")
+    os.environ["RAVL_PROGRESS"] = "off"
     torch.set_num_threads(1)  # sums in one order: the same metrics on any number of processes
     try:
         start = time.perf_counter()
         metrics = run_task(task)
         seconds = {"total": time.perf_counter() - start}
         records.save_record(folder, task.arguments, metrics, code_version=version, seconds=seconds)
-        return str(task.setting), ""
+        return str(task), ""
     except Exception:
-        return str(task.setting), traceback.format_exc()
-    finally:
+        return str(task), traceback.format_exc()
+    finally:  # with one worker this is the caller's own process
         torch.set_num_threads(threads)
+        del os.environ["RAVL_PROGRESS"]
+        os.environ |= {} if progress is None else {"RAVL_PROGRESS": progress}
