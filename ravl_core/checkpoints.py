@@ -7,12 +7,11 @@ from pathlib import Path
 import torch
 
 from ravl_core import _torchvision
+from ravl_core.paths import MINIATURES
 from ravl_core.vlm import VLM
 
 _torchvision.ensure_importable()
 import open_clip  # noqa: E402  (torchvision has to be importable first)
-
-MINIATURES = Path(__file__).parent / "models"
 
 
 def load_vlm(name: str, pretrained: str | None = None, device: str = "cpu", pooling: str | None = None) -> VLM:

@@ -19,7 +19,7 @@ from ravl_core.kmedoids import Clustering, cluster_regions
 if TYPE_CHECKING:
     import pandas
 
-CHOICES = ("same attribute", "first", "all")
+CHOICES = ("first", "same attribute", "all")
 REGIONS_AT_A_TIME = 2**16
 
 
@@ -348,7 +348,7 @@ def class_table(scores: ClusterScores, cluster: int) -> pandas.DataFrame:
 
 
 def assign_regions(
-    discovery: Discovery, stage1_region_embeddings: np.ndarray, findings: str | Sequence[int] = "same attribute"
+    discovery: Discovery, stage1_region_embeddings: np.ndarray, findings: str | Sequence[int] = "first"
 ) -> np.ndarray:
     """Which regions, for instance of the fine-tuning set, show a discovered feature: the input of stage 2.
 
@@ -360,9 +360,9 @@ def assign_regions(
         Result of stage 1.
     stage1_region_embeddings : float array (M', D)
         Unit embeddings by the encoder that stage 1 looked at, whatever is trained later.
-    findings : {"same attribute", "first", "all"} or sequence of int
-        Which findings count: the first and all others that name the same attribute; the first; all; or positions in
-        ``discovery.findings``.
+    findings : {"first", "same attribute", "all"} or sequence of int
+        Which findings count: the first; the first and all others that name the same attribute, which may hold
+        regions of the class itself; all; or positions in ``discovery.findings``.
 
     Returns
     -------

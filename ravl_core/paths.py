@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
+MINIATURES = Path(__file__).resolve().parent / "models"  # model folders that ship with the package
 
 
 def home() -> Path:

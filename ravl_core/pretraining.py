@@ -30,13 +30,13 @@ class Pretraining:
     steps: int
     domain: str = "digits"
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     weight_decay: float = 0.01
     n_images: int = 4000
     seed: int = 0
 
 
-PLANS = {"rn-mini": Pretraining(steps=120)}
+PLANS = {"rn-mini": Pretraining(steps=60)}
 
 
 def pretrain(name: str, plan: Pretraining, device: str = "cpu") -> VLM:

@@ -13,13 +13,15 @@ class Profile:
     """What a run spends. The notebooks read everything that may differ between runs from here."""
 
     name: str
+    strengths: tuple[float, ...]  # Cramér's V of the planted correlation; 0 plants nothing: a control
+    attributes: tuple[int, ...]  # classes that the spurious feature goes with
+    repetitions: int  # settings for each strength and attribute, every one with a seed of its own
+    repaired_strengths: tuple[float, ...]  # the first repetition at these strengths is repaired too
     n_finetuning: int  # images a model is fine-tuned on
     epochs: int  # passes over them
-    strengths: tuple[float, ...]  # Cramér's V of the planted correlation; 0 plants nothing
-    attributes: tuple[int, ...]  # classes that the spurious feature goes with, one a setting
-    seeds: tuple[int, ...]  # one model a setting and seed
-    n_evaluation: int  # images in val, and in test
-    n_mitigation_settings: int  # settings that are repaired, the valid ones in order
+    n_val: int  # images for validity and discovery
+    n_test: int  # images for accuracies
+    tower_strengths: tuple[float, ...]  # the same once more, with the whole image tower trained
     workers: int  # processes of one thread each
 
 
@@ -27,37 +29,43 @@ PROFILES = {
     # CI and nbval: every line of code once, no claim about numbers
     "smoke": Profile(
         name="smoke",
-        n_finetuning=600,
-        epochs=2,
-        strengths=(0.0, 0.95),
+        strengths=(0.0, 0.9),
         attributes=(9,),
-        seeds=(0,),
-        n_evaluation=300,
-        n_mitigation_settings=1,
+        repetitions=1,
+        repaired_strengths=(0.9,),
+        n_finetuning=800,
+        epochs=3,
+        n_val=300,
+        n_test=400,
+        tower_strengths=(),
         workers=2,
     ),
     # `make reproduce`: enough settings for the shape of every table
     "demo": Profile(
         name="demo",
-        n_finetuning=3000,
-        epochs=4,
         strengths=(0.0, 0.7, 0.8, 0.9, 0.95, 0.99),
-        attributes=(0, 3, 6, 9),
-        seeds=(0,),
-        n_evaluation=600,
-        n_mitigation_settings=4,
+        attributes=(0, 3, 7, 9),
+        repetitions=1,
+        repaired_strengths=(0.95,),
+        n_finetuning=2000,
+        epochs=5,
+        n_val=1000,
+        n_test=2000,
+        tower_strengths=(),
         workers=2,
     ),
-    # the reference run: every class, many seeds
+    # the reference run that the notebooks show beside their own
     "full": Profile(
         name="full",
-        n_finetuning=3000,
-        epochs=4,
-        strengths=(0.0, 0.7, 0.8, 0.85, 0.9, 0.95, 0.97, 0.99),
+        strengths=(0.0, 0.7, 0.8, 0.9, 0.95, 0.99),
         attributes=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
-        seeds=tuple(range(15)),
-        n_evaluation=600,
-        n_mitigation_settings=36,
+        repetitions=1,
+        repaired_strengths=(0.8, 0.9, 0.95, 0.99),
+        n_finetuning=2000,
+        epochs=5,
+        n_val=1000,
+        n_test=2000,
+        tower_strengths=(0.9,),
         workers=2,
     ),
 }

@@ -5,48 +5,55 @@ reused, so a study that was stopped goes on where it was; settings run in proces
 the same metrics whatever their number.
 """
 
+import argparse
+import hashlib
+import itertools
 import os
+import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ravl_core import records
-from ravl_core.checks import choice
+from ravl_core import paths, records
 from ravl_core.mitigation.budget import Budget
+from ravl_core.paths import MINIATURES
+from ravl_core.profiles import Profile, profile
 from ravl_core.progress import track
 from ravl_core.settings import Setting
+from ravl_core.tasks import Repair, Task, run_task
+
+if TYPE_CHECKING:
+    import pandas
 
 # The modules that decide the numbers; a record names their common version.
 DECIDING = (
     "checkpoints", "discovery", "domains", "groups", "kmedoids", "losses", "metrics", "mitigation",
-    "randomness", "regions", "settings", "slicing", "study", "vlm", "zero_shot",
+    "randomness", "regions", "settings", "slicing", "tasks", "vlm", "zero_shot",
 )  # fmt: skip
+FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
 
 
-@dataclass(frozen=True)
-class Repair:
-    """One row of the repair table."""
+def grid(chosen: Profile) -> tuple[Task, ...]:
+    """The tasks of a profile, fixed before any result is looked at; every setting has a seed of its own.
 
-    recipe: str = "ravl"
-    options: dict = field(default_factory=dict)
-    assignment: str = "discovered"  # or "true": the planted regions, which a user does not have
-
-
-@dataclass(frozen=True)
-class Task:
-    """A setting, how its model is fine-tuned, and by which recipes it is repaired afterwards."""
-
-    setting: Setting
-    budget: Budget = Budget()
-    repairs: tuple[Repair, ...] = ()
-
-    @property
-    def arguments(self) -> dict:
-        """The task as plain values; their hash names its record."""
-        return asdict(self)
+    Where the profile asks for repairs: RaVL with the discovered cluster, and with the true regions, which shows
+    what stage 1 costs.
+    """
+    budget = Budget(epochs=chosen.epochs)
+    sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": chosen.n_test}
+    cells = itertools.product(range(chosen.repetitions), chosen.strengths, chosen.attributes)
+    tasks = []
+    for seed, (repetition, strength, attribute) in enumerate(cells):
+        setting = Setting(attribute=attribute, strength=strength, seed=seed, **sizes)
+        repaired = repetition == 0 and strength in chosen.repaired_strengths
+        tasks.append(Task(setting, budget, (Repair(), Repair(assignment="true")) if repaired else ()))
+        if repetition == 0 and strength in chosen.tower_strengths:
+            tasks.append(Task(setting, replace(budget, trained="tower"), (Repair(),)))
+    return tuple(tasks)
 
 
 @dataclass(frozen=True)
@@ -56,84 +63,6 @@ class Study:
     records: list[dict]
     n_reused: int
     failures: dict[str, str]  # what failed → its traceback
-
-
-def run_task(task: Task) -> dict:
-    """One pass over a setting; returns its metrics.
-
-    Validity and discovery use the val set, accuracies the test set.
-    """
-    from ravl_core.checkpoints import load_vlm
-    from ravl_core.discovery import discover
-    from ravl_core.groups import performance
-    from ravl_core.mitigation import mitigate
-    from ravl_core.settings import build_setting, learned_margin
-    from ravl_core.zero_shot import evaluate
-
-    setting = task.setting
-    data = build_setting(setting)
-    initial = load_vlm(setting.initial)
-    fine_tuned, history = mitigate(initial, data.finetuning, None, "standard", task.budget, setting.seed)
-    val = evaluate(fine_tuned, data.val)
-    found = discover(val, seed=setting.seed)
-    return {
-        "reached_strength": data.reached_strength,
-        "margin": learned_margin(performance(val, data.val).images, setting.attribute),
-        "initial": _measure(initial, data.test),
-        "standard": _measure(fine_tuned, data.test) | {"final_loss": float(history.losses[-20:].mean())},
-        "discovery": _discovery_metrics(found, data.val, setting),
-        "repairs": [_repair(task, repair, initial, fine_tuned, found, data) for repair in task.repairs],
-    }
-
-
-def _measure(vlm, dataset) -> dict:
-    from ravl_core.groups import group_table, performance
-    from ravl_core.zero_shot import evaluate
-
-    measured = performance(evaluate(vlm, dataset), dataset)
-    return measured.summary | {"groups": group_table(measured)}
-
-
-def _discovery_metrics(found, val, setting: Setting) -> dict:
-    from ravl_core.metrics import precision_at_k
-    from ravl_core.slicing.random_regions import random_precision_at_k
-
-    first = found.findings[0] if found.findings else None
-    return {
-        "n_findings": len(found.findings),
-        "n_clusters": found.clustering.n_clusters,
-        "precision_at_10": precision_at_k(first.regions if first else [], val.shows_feature),
-        "random_precision_at_10": random_precision_at_k(val.shows_feature, seed=setting.seed),
-        "attribute": first.attribute if first else None,
-        "gap": first.gap if first else None,
-        "influence": first.influence if first else None,
-        "influence_images": first.influence_images if first else 0,
-    }
-
-
-def _repair(task: Task, repair: Repair, initial, fine_tuned, found, data) -> dict:
-    from ravl_core.discovery import assign_regions
-    from ravl_core.mitigation import mitigate
-
-    truth = data.finetuning.shows_feature
-    if choice("assignment", repair.assignment, ("discovered", "true")) == "true":
-        assignment = truth
-    else:
-        finetuning = data.finetuning
-        embeddings = fine_tuned.encode(finetuning.images, finetuning.boxes, finetuning.image_index)[1]
-        assignment = assign_regions(found, embeddings)
-    repaired, history = mitigate(
-        initial, data.finetuning, assignment, repair.recipe, task.budget, task.setting.seed, **repair.options
-    )
-    return (
-        asdict(repair)
-        | _measure(repaired, data.test)
-        | {
-            "assignment_recall": float(assignment[truth].mean()) if truth.any() else None,
-            "assignment_precision": float(truth[assignment].mean()) if assignment.any() else None,
-            "final_loss": float(history.losses[-20:].mean()),
-        }
-    )
 
 
 def run_study(tasks: Iterable[Task], folder: Path | str, workers: int = 2, description: str = "settings") -> Study:
@@ -158,8 +87,10 @@ def run_study(tasks: Iterable[Task], folder: Path | str, workers: int = 2, descr
 
 
 def code_version() -> str:
-    """The common version of the modules that decide the numbers."""
-    return records.code_version(*(f"ravl_core.{name}" for name in DECIDING))
+    """The common version of what decides the numbers: those modules and the weights that ship."""
+    modules = records.code_version(*(f"ravl_core.{name}" for name in DECIDING))
+    weights = sorted(MINIATURES.glob("*/*.safetensors"))
+    return hashlib.sha256(modules.encode() + b"".join(path.read_bytes() for path in weights)).hexdigest()[:16]
 
 
 def _run_waiting(tasks: Sequence[Task], folder, version: str, workers: int, description: str) -> dict[str, str]:
@@ -189,3 +120,52 @@ def _run_and_save(task: Task, folder: Path | str, version: str) -> tuple[str, st
         torch.set_num_threads(threads)
         del os.environ["RAVL_PROGRESS"]
         os.environ |= {} if progress is None else {"RAVL_PROGRESS": progress}
+
+
+def table(finished: Iterable[dict]) -> "pandas.DataFrame":
+    """Records as a table, one row for each setting and recipe, in the order of strength, attribute, seed.
+
+    Accuracies are 0 … 1, `margin` is in points; discovery's columns are the same for all recipes of a setting.
+    """
+    import pandas
+
+    rows = [row for record in finished for row in _rows(record)]
+    order = ["trained", "strength", "attribute", "seed", "recipe", "assignment"]
+    return pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
+
+
+def _rows(record: dict) -> list[dict]:
+    setting, budget = record["arguments"]["setting"], record["arguments"]["budget"]
+    metrics = record["metrics"]
+    found = {f"found_{key}" if key == "attribute" else key: value for key, value in metrics["discovery"].items()}
+    common = setting | {"trained": budget["trained"], "margin": metrics["margin"]} | found
+    standard = {"recipe": "standard", "assignment": "none"} | metrics["standard"]
+    kept = ("recipe", "assignment", "assignment_recall", "assignment_precision", *FIGURES_OF_TABLE_3)
+    return [common | {k: v for k, v in row.items() if k in kept} for row in (standard, *metrics["repairs"])]
+
+
+def main() -> None:
+    """Run the grid of a profile; finished settings are reused."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", default=None, help="smoke, demo or full; else RAVL_PROFILE, else demo")
+    parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
+    arguments = parser.parse_args()
+    chosen = profile(arguments.profile)
+    tasks = grid(chosen)
+    print(
+        f"{len(tasks)} settings of profile {chosen.name}, {arguments.workers or chosen.workers} processes", flush=True
+    )
+    study = run_study(tasks, records_folder(chosen), arguments.workers or chosen.workers)
+    for what, trace in study.failures.items():
+        print(f"failed: {what}\n{trace}", file=sys.stderr)
+    print(f"{len(study.records)} of {len(tasks)} records, {study.n_reused} of them reused")
+    sys.exit(1 if study.failures else 0)
+
+
+def records_folder(chosen: Profile) -> Path:
+    """Where the records of a profile lie."""
+    return paths.results(chosen) / "records"
+
+
+if __name__ == "__main__":
+    main()

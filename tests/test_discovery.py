@@ -335,8 +335,8 @@ def test_same_attribute_takes_all_findings_that_name_it():
     clustering = SimpleNamespace(medoid_embeddings=np.eye(5))
     named = [SimpleNamespace(cluster=cluster, attribute=attribute) for cluster, attribute in [(3, 1), (0, 2), (4, 1)]]
     found = SimpleNamespace(clustering=clustering, findings=tuple(named))
-    assert assign_regions(found, np.eye(5)).tolist() == [False, False, False, True, True]
-    assert assign_regions(found, np.eye(5), "first").tolist() == [False, False, False, True, False]
+    assert assign_regions(found, np.eye(5), "same attribute").tolist() == [False, False, False, True, True]
+    assert assign_regions(found, np.eye(5)).tolist() == [False, False, False, True, False]
     assert assign_regions(found, np.eye(5), [1, 2]).tolist() == [True, False, False, False, True]
 
 

@@ -81,7 +81,7 @@ def finetune(
     """
     _check_assignment(recipe, assignment, len(dataset.boxes))
     choice("batchnorm", budget.batchnorm, ("training", "frozen"))
-    choice("trained", budget.trained, ("tower", "head"))
+    choice("trained", budget.trained, ("tower", "head", "pool"))
     choice("precision", budget.precision, ("float32", "bfloat16"))
     vlm = copy_of(initial_vlm)
     batches = _Batches(vlm, dataset, assignment if recipe.needs_assignment else None, budget, seed)
@@ -109,7 +109,7 @@ def copy_of(vlm: VLM) -> VLM:
 def _unlock(vlm: VLM, budget: Budget) -> list[torch.nn.Parameter]:
     """Let the part that is trained learn; the rest stays as it is, its BatchNorm statistics too."""
     visual = vlm.eval().requires_grad_(False).clip.visual
-    parts = [visual] if budget.trained == "tower" else [visual.layer4, visual.attnpool]
+    parts = {"tower": [visual], "head": [visual.layer4, visual.attnpool], "pool": [visual.attnpool]}[budget.trained]
     for part in parts:
         part.requires_grad_(True).train(budget.batchnorm == "training")
     return [parameter for part in parts for parameter in part.parameters()]
@@ -144,7 +144,7 @@ class _Batches:
         distinct, which = np.unique(dataset.captions, return_inverse=True)
         self.texts = torch.from_numpy(self.vlm.encode_texts(distinct.tolist())[which]).to(device)
         self.classes = torch.from_numpy(class_embeddings(self.vlm, dataset.class_names, dataset.templates)).to(device)
-        self.maps = self._locked_maps() if self.budget.trained == "head" else None
+        self.maps = self._locked_maps() if self.budget.trained != "tower" else None
         self.boxes = boxes_in_image_units(dataset.boxes, *dataset.images.shape[1:3])
         self.first_region = np.searchsorted(dataset.image_index, np.arange(len(dataset) + 1))
 
