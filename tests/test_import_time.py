@@ -1,0 +1,35 @@
+"""`import ravl_core` is quick: what is slow to import waits until it is used, and every public name is there then."""
+
+import subprocess
+import sys
+
+import pytest
+
+import ravl_core
+
+SLOW = ("torch", "open_clip", "torchvision", "sklearn", "skimage", "scipy", "pandas", "matplotlib", "numpy")
+
+
+def test_the_package_alone_imports_nothing_slow():
+    script = f"import ravl_core, sys; print([name for name in {SLOW} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
+
+
+def test_the_public_names_are_listed():
+    designed = {
+        "load_vlm", "evaluate", "cluster_regions", "score_clusters", "discover", "RegionAwareLoss",
+        "precision_at_k", "mitigate", "assign_regions",
+    }  # fmt: skip
+    assert designed <= set(ravl_core.__all__)
+    assert dir(ravl_core) == ravl_core.__all__
+
+
+@pytest.mark.parametrize("name", ravl_core.__all__)
+def test_every_public_name_resolves(name):
+    found = getattr(ravl_core, name)
+    assert callable(found) and found.__name__ == name and found.__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error_that_lists_the_known_ones():
+    with pytest.raises(AttributeError, match="no attribute 'disover'.*discover"):
+        ravl_core.disover  # noqa: B018
