@@ -2,6 +2,8 @@
 
 import difflib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import torch
@@ -61,15 +63,18 @@ def save_vlm(vlm: VLM, folder: str | Path, dtype: torch.dtype = torch.float32) -
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"folder: {folder} exists already; nothing was written")
-    unfinished = folder.with_name(folder.name + ".tmp")
-    unfinished.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    unfinished.mkdir(parents=True)
     weights = {
         key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
         for key, value in vlm.clip.state_dict().items()
     }
-    save_file(weights, unfinished / "open_clip_model.safetensors")
-    (unfinished / "open_clip_config.json").write_text(json.dumps(vlm.configuration, indent=1) + "\n")
-    return unfinished.rename(folder)
+    try:
+        save_file(weights, unfinished / "open_clip_model.safetensors")
+        (unfinished / "open_clip_config.json").write_text(json.dumps(vlm.configuration, indent=1) + "\n")
+        return unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_name(name: str, pretrained: str | None) -> None:

@@ -1,6 +1,6 @@
 """Accuracy of a model by group, class × (planted feature present or absent), for images and for core regions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -45,6 +45,18 @@ def performance(evaluation: Evaluation, dataset: Dataset) -> Performance:
         named == dataset.labels[owners], dataset.labels[owners], dataset.feature_present[owners], dataset.n_classes
     )
     return Performance(images, core)
+
+
+def core_regions_only(dataset: Dataset) -> Dataset:
+    """The same images with no boxes but those that show what the label names."""
+    core = dataset.shows_core
+    return replace(
+        dataset,
+        boxes=dataset.boxes[core],
+        image_index=dataset.image_index[core],
+        shows_core=core[core],
+        shows_feature=None if dataset.shows_feature is None else dataset.shows_feature[core],
+    )
 
 
 def group_table(performance: Performance) -> dict[str, list]:

@@ -22,6 +22,7 @@ class Profile:
     n_val: int  # images for validity and discovery
     n_test: int  # images for accuracies
     tower_strengths: tuple[float, ...]  # the same once more, with the whole image tower trained
+    precision: str  # of training; bfloat16 is twice as fast on processors that have it
     workers: int  # processes of one thread each
 
 
@@ -38,6 +39,7 @@ PROFILES = {
         n_val=300,
         n_test=400,
         tower_strengths=(),
+        precision="float32",
         workers=2,
     ),
     # `make reproduce`: enough settings for the shape of every table
@@ -52,6 +54,7 @@ PROFILES = {
         n_val=1000,
         n_test=2000,
         tower_strengths=(),
+        precision="float32",
         workers=2,
     ),
     # the reference run that the notebooks show beside their own
@@ -60,12 +63,13 @@ PROFILES = {
         strengths=(0.0, 0.7, 0.8, 0.9, 0.95, 0.99),
         attributes=(0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
         repetitions=1,
-        repaired_strengths=(0.8, 0.9, 0.95, 0.99),
+        repaired_strengths=(0.9, 0.95, 0.99),
         n_finetuning=2000,
         epochs=5,
         n_val=1000,
         n_test=2000,
         tower_strengths=(0.9,),
+        precision="bfloat16",
         workers=2,
     ),
 }

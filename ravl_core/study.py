@@ -34,25 +34,26 @@ DECIDING = (
     "checkpoints", "discovery", "domains", "groups", "kmedoids", "losses", "metrics", "mitigation",
     "randomness", "regions", "settings", "slicing", "tasks", "vlm", "zero_shot",
 )  # fmt: skip
+REPAIRS = tuple(Repair(assignment=source) for source in ("discovered", "true", "none"))
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
 
 
 def grid(chosen: Profile) -> tuple[Task, ...]:
     """The tasks of a profile, fixed before any result is looked at; every setting has a seed of its own.
 
-    Where the profile asks for repairs: RaVL with the discovered cluster, and with the true regions, which shows
-    what stage 1 costs.
+    Where the profile asks for repairs: RaVL with the discovered cluster, with the true regions, and with no region
+    called spurious.
     """
-    budget = Budget(epochs=chosen.epochs)
+    budget = Budget(epochs=chosen.epochs, precision=chosen.precision)
     sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": chosen.n_test}
     cells = itertools.product(range(chosen.repetitions), chosen.strengths, chosen.attributes)
     tasks = []
     for seed, (repetition, strength, attribute) in enumerate(cells):
         setting = Setting(attribute=attribute, strength=strength, seed=seed, **sizes)
         repaired = repetition == 0 and strength in chosen.repaired_strengths
-        tasks.append(Task(setting, budget, (Repair(), Repair(assignment="true")) if repaired else ()))
+        tasks.append(Task(setting, budget, REPAIRS if repaired else ()))
         if repetition == 0 and strength in chosen.tower_strengths:
-            tasks.append(Task(setting, replace(budget, trained="tower"), (Repair(),)))
+            tasks.append(Task(setting, replace(budget, trained="tower"), REPAIRS[:1]))
     return tuple(tasks)
 
 

@@ -2,10 +2,12 @@
 
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+
 from ravl_core.checkpoints import load_vlm
 from ravl_core.checks import choice
 from ravl_core.discovery import assign_regions, discover
-from ravl_core.groups import group_table, performance
+from ravl_core.groups import core_regions_only, group_table, performance
 from ravl_core.metrics import precision_at_k
 from ravl_core.mitigation import mitigate
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
@@ -20,7 +22,9 @@ class Repair:
 
     recipe: str = "ravl"
     options: dict = field(default_factory=dict)
-    assignment: str = "discovered"  # or "true": the planted regions, which a user does not have
+    # "discovered": by stage 1. "true": the planted regions, which a user does not have; it shows what stage 1 costs.
+    # "none": no region is spurious; it shows what the loss does without stage 1.
+    assignment: str = "discovered"
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,18 @@ def run_task(task: Task) -> dict:
     }
 
 
+def _assignment(repair: Repair, fine_tuned, found, finetuning) -> np.ndarray:
+    """Which regions of the fine-tuning set are called spurious, (M,) bool."""
+    source = choice("assignment", repair.assignment, ("discovered", "true", "none"))
+    if source == "true":
+        return finetuning.shows_feature
+    if source == "none" or not found.findings:
+        return np.zeros(len(finetuning.boxes), dtype=bool)
+    return assign_regions(found, fine_tuned.encode(finetuning.images, finetuning.boxes, finetuning.image_index)[1])
+
+
 def _measure(vlm, dataset) -> dict:
+    dataset = core_regions_only(dataset)  # the others enter no figure
     measured = performance(evaluate(vlm, dataset), dataset)
     return measured.summary | {"groups": group_table(measured)}
 
@@ -79,12 +94,7 @@ def _discovery_metrics(found, val, setting: Setting) -> dict:
 
 def _repair(task: Task, repair: Repair, initial, fine_tuned, found, data) -> dict:
     truth = data.finetuning.shows_feature
-    if choice("assignment", repair.assignment, ("discovered", "true")) == "true":
-        assignment = truth
-    else:
-        finetuning = data.finetuning
-        embeddings = fine_tuned.encode(finetuning.images, finetuning.boxes, finetuning.image_index)[1]
-        assignment = assign_regions(found, embeddings)
+    assignment = _assignment(repair, fine_tuned, found, data.finetuning)
     repaired, history = mitigate(
         initial, data.finetuning, assignment, repair.recipe, task.budget, task.setting.seed, **repair.options
     )

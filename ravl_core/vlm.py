@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from ravl_core import checks
 from ravl_core.regions import roi_align
 
 POOLINGS = ("early", "late", "crop")
@@ -106,8 +107,15 @@ class VLM(nn.Module):
 
     @torch.inference_mode()
     def encode_images(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray:
-        """Unit embeddings (N, D) float32 of images (N, H, W, 3) uint8."""
+        """Unit embeddings (N, D) float32 of images (N, H, W, 3) uint8.
+
+        Raises
+        ------
+        ValueError
+            Images of another shape or type: floats would be scaled once too often.
+        """
         self.eval()
+        images = _checked_images(images)
         batches = (_to_channels_first(images[i : i + batch_size]) for i in range(0, len(images), batch_size))
         return _stack([self._embed_images(self.prepare(batch)) for batch in batches], self.embedding_size)
 
@@ -126,7 +134,16 @@ class VLM(nn.Module):
         Returns
         -------
         image_embeddings (N, D), region_embeddings (M, D), both float32.
+
+        Raises
+        ------
+        ValueError
+            Arrays of another shape, type or order, or a box that is empty or reaches outside its image.
         """
+        images = _checked_images(images)
+        boxes = checks.boxes("boxes", boxes, width=images.shape[2], height=images.shape[1])
+        image_index = checks.sorted_image_index("image_index", image_index, len(images))
+        checks.same_length(boxes=boxes, image_index=image_index)
         if self.pooling == "crop":
             crops = crop_regions(images, boxes, image_index, self.image_size)
             return self.encode_images(images, batch_size), self.encode_images(crops, batch_size)
@@ -191,6 +208,13 @@ def crop_regions(images: np.ndarray, boxes: np.ndarray, image_index: np.ndarray,
     for region, (box, image) in enumerate(zip(boxes, image_index, strict=True)):
         crops[region] = Image.fromarray(images[image]).resize((size, size), Image.Resampling.BILINEAR, box=tuple(box))
     return crops
+
+
+def _checked_images(images: np.ndarray) -> np.ndarray:
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images: expected uint8 of shape (N, H, W, 3), got {images.dtype} of shape {images.shape}")
+    return images
 
 
 def _to_channels_first(images: np.ndarray) -> torch.Tensor:

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from ravl_core.checks import choice
+from ravl_core.checks import choice, class_indices, same_length, truths
 from ravl_core.domains.dataset import Dataset
 from ravl_core.randomness import stream
 from ravl_core.regions import quadrants
@@ -41,8 +41,11 @@ class Digits:
         Raises
         ------
         ValueError
-            An unknown split.
+            An unknown split, a label that is no digit, or sides of different lengths.
         """
+        labels = class_indices("labels", labels, len(CLASS_NAMES))
+        feature_present = truths("feature_present", feature_present)
+        same_length(labels=labels, feature_present=feature_present)
         scans = _scans_by_class(choice("split", split, tuple(SHARES)))
         random = stream(seed, "digits", split)
         sources = _draw_sources(scans, labels, random)

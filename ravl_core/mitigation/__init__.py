@@ -1,5 +1,7 @@
 """Fine-tuning recipes on one training loop. A recipe is a sampler and an objective; each has a file of its own."""
 
+from dataclasses import fields
+
 import numpy as np
 
 from ravl_core.checks import choice
@@ -37,5 +39,7 @@ def mitigate(
     ValueError
         An unknown recipe (with the nearest match), or an assignment that does not fit the set.
     """
-    chosen = RECIPES[choice("recipe", recipe, tuple(RECIPES))](**options)
-    return finetune(initial_vlm, finetuning_set, chosen, assignment, budget, seed)
+    chosen = RECIPES[choice("recipe", recipe, tuple(RECIPES))]
+    for option in options:
+        choice(f"option of {recipe!r}", option, [field.name for field in fields(chosen)])
+    return finetune(initial_vlm, finetuning_set, chosen(**options), assignment, budget, seed)

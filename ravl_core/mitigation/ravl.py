@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import torch
 
+from ravl_core.checks import number
 from ravl_core.losses import TEMPERATURE, RegionAwareLoss, clip_loss
 from ravl_core.mitigation.training import Batch
 
@@ -25,6 +26,9 @@ class RegionAware:
     temperature: float = TEMPERATURE
     labels_in_batch: str = "samples"
     needs_assignment: ClassVar[bool] = True
+
+    def __post_init__(self):
+        number("clip_weight", self.clip_weight, 0, 1)
 
     def objective(self, batch: Batch) -> torch.Tensor:
         """The loss of one batch."""

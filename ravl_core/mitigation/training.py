@@ -77,8 +77,14 @@ def finetune(
     Raises
     ------
     ValueError
-        The recipe needs an assignment and there is none, or it does not hold one value a region.
+        The recipe needs an assignment and there is none, or it does not hold one value a region; the model's
+        image tower is none of CLIP's ResNets, or it cuts regions out, which this loop does not train.
     """
+    if initial_vlm.pooling == "crop":
+        came = f"{initial_vlm.name} with pooling='crop'"
+        raise ValueError(f"initial_vlm: training needs a ResNet tower with early or late regions, got {came}")
+    if len(dataset) == 0:
+        raise ValueError("dataset: expected at least one image, got none")
     _check_assignment(recipe, assignment, len(dataset.boxes))
     choice("batchnorm", budget.batchnorm, ("training", "frozen"))
     choice("trained", budget.trained, ("tower", "head", "pool"))

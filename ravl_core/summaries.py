@@ -1,0 +1,90 @@
+"""From the table of a study to the paper's tables: means with intervals, and paired changes.
+
+Intervals are 95 % percentile bootstrap intervals over settings; settings that share an attribute are drawn together.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from ravl_core import paths
+from ravl_core.metrics import bootstrap_interval
+from ravl_core.settings import THRESHOLDS
+from ravl_core.study import FIGURES_OF_TABLE_3
+
+ASSIGNMENTS = {"discovered": "", "true": ", true regions", "none": ", no spurious regions"}
+SETTING = ["trained", "strength", "attribute", "seed"]  # what tells one row's setting from another's
+
+
+def reference_table() -> pd.DataFrame:
+    """The committed table of the full run, which the notebooks show beside their own.
+
+    Raises
+    ------
+    FileNotFoundError
+        It is not there; the message says how to make it.
+    """
+    path = paths.PROJECT / "results" / "full" / "settings.csv"
+    if not path.is_file():
+        raise FileNotFoundError("results/full/settings.csv is missing; `make reproduce PROFILE=full` makes it")
+    return pd.read_csv(path)
+
+
+def of_standard_models(table: pd.DataFrame, trained: str = "head") -> pd.DataFrame:
+    """One row a setting: the standard fine-tuned model that stage 1 looked at."""
+    return table[(table.recipe == "standard") & (table.trained == trained)]
+
+
+def validity_table(table: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
+    """Settings of each strength, and how many of them are valid at each T_eval (learned margin ≥ T points)."""
+    by_strength = of_standard_models(table).groupby("strength").margin
+    columns = {
+        f"T = {threshold}": by_strength.apply(lambda m, t=threshold: int((m >= t).sum())) for threshold in thresholds
+    }
+    return pd.DataFrame({"settings": by_strength.size(), **columns})
+
+
+def mean_with_interval(table: pd.DataFrame, column: str, decimals: int = 3) -> pd.Series:
+    """Mean of a column, the ends of its interval, and the number of rows; NaN where there is no row."""
+    values = table.dropna(subset=[column])
+    if values.empty:
+        return pd.Series({"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0})
+    interval = bootstrap_interval(values[column].to_numpy(float), groups=values.attribute.to_numpy())
+    ends = [round(value, decimals) for value in interval]
+    return pd.Series({"mean": ends[0], "low": ends[1], "high": ends[2], "n": len(values)})
+
+
+def discovery_table(table: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
+    """Mean Precision@10 of RaVL and Random, and their paired difference, over settings valid at each T_eval.
+
+    The form of the paper's table 1; 0 is no region of the top ten with the planted feature, 1 all of them.
+    """
+    planted = of_standard_models(table).query("strength > 0")
+    planted = planted.assign(difference=planted.precision_at_10 - planted.random_precision_at_10)
+    columns = {"RaVL": "precision_at_10", "Random": "random_precision_at_10", "RaVL - Random": "difference"}
+    rows = {
+        (threshold, name): mean_with_interval(planted[planted.margin >= threshold], column)
+        for threshold in thresholds
+        for name, column in columns.items()
+    }
+    return pd.DataFrame(rows).T.rename_axis(["T_eval", "method"]).astype({"n": int})
+
+
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """For each repair, its figures of table 3 minus those of standard fine-tuning on the same setting, in points."""
+    metrics = list(FIGURES_OF_TABLE_3)
+    standard = table[table.recipe == "standard"].set_index(SETTING)[metrics]
+    repairs = table[table.recipe != "standard"].set_index(SETTING)
+    repairs[metrics] = 100 * (repairs[metrics] - standard.loc[repairs.index].to_numpy())
+    names = repairs.recipe.replace({"ravl": "RaVL"}) + repairs.assignment.map(ASSIGNMENTS)
+    return repairs.assign(repair=names).reset_index()
+
+
+def repair_table(changed: pd.DataFrame, by: Sequence[str] = ("repair",)) -> pd.DataFrame:
+    """Mean change of the four figures with intervals, one row for each combination of `by`."""
+    rows = {}
+    for key, group in changed.groupby(list(by), observed=True):
+        summaries = {metric: mean_with_interval(group, metric, decimals=1) for metric in FIGURES_OF_TABLE_3}
+        cells = {metric: f"{s['mean']:+.1f} [{s['low']:+.1f}, {s['high']:+.1f}]" for metric, s in summaries.items()}
+        rows[key] = {"n": len(group), **cells}
+    return pd.DataFrame(rows).T.rename_axis(list(by))
