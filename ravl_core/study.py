@@ -8,12 +8,14 @@ the same metrics whatever their number.
 import argparse
 import hashlib
 import itertools
+import math
 import os
 import sys
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,14 +65,15 @@ class Study:
 
     records: list[dict]
     n_reused: int
-    failures: dict[str, str]  # what failed → its traceback
+    failures: dict[str, str]  # what failed → its traceback, or why it has none
 
 
 def run_study(tasks: Iterable[Task], folder: Path | str, workers: int = 2, description: str = "settings") -> Study:
     """Run every task that has no current record yet, in `workers` processes of one thread each.
 
-    A task that fails is reported in `failures` with its traceback and does not stop the others. A record made by
-    other code than the present is made again, and a warning says how many there were.
+    A task that fails is reported in `failures` with its traceback and does not stop the others. A process that is
+    killed (out of memory, say) ends the run: what is not finished by then is in `failures` too. A record made by other
+    code than the present is made again, and a warning says how many there were.
     """
     tasks, version = list(tasks), code_version()
     waiting, n_stale = [], 0
@@ -82,9 +85,14 @@ def run_study(tasks: Iterable[Task], folder: Path | str, workers: int = 2, descr
     if n_stale:
         warnings.warn(f"{n_stale} records were made by other code than the present and are made again", stacklevel=2)
     failures = _run_waiting(waiting, folder, version, workers, description)
-    found = [records.load_record(folder, task.arguments) for task in tasks]
-    finished = [record for record in found if record is not None and not records.stale(record, version)]
-    return Study(finished, len(tasks) - len(waiting), failures)
+    found = [_finished(task, folder, version) for task in tasks]
+    return Study([record for record in found if record is not None], len(tasks) - len(waiting), failures)
+
+
+def _finished(task: Task, folder: Path | str, version: str) -> dict | None:
+    """The record that the present code made of a task."""
+    record = records.load_record(folder, task.arguments)
+    return None if record is None or records.stale(record, version) else record
 
 
 def code_version() -> str:
@@ -99,19 +107,29 @@ def _run_waiting(tasks: Sequence[Task], folder, version: str, workers: int, desc
 
     jobs = (delayed(_run_and_save)(task, folder, version) for task in tasks)
     outcomes = Parallel(n_jobs=max(min(workers, len(tasks)), 1), return_as="generator_unordered")(jobs)
-    return {what: trace for what, trace in track(outcomes, description, len(tasks)) if trace}
+    failures = {}
+    try:
+        for what, trace in track(outcomes, description, len(tasks)):
+            failures |= {what: trace} if trace else {}
+    except BrokenProcessPool as error:
+        reason = f"not finished when a worker process was killed; run the study again to go on\n{error}"
+        lost = [str(task) for task in tasks if _finished(task, folder, version) is None]
+        failures = dict.fromkeys(lost, reason) | failures
+    return failures
 
 
 def _run_and_save(task: Task, folder: Path | str, version: str) -> tuple[str, str]:
     """Run in a worker: the name of the task and the traceback, empty if it went well."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     threads, progress = torch.get_num_threads(), os.environ.get("RAVL_PROGRESS")
     os.environ["RAVL_PROGRESS"] = "off"
     torch.set_num_threads(1)  # sums in one order: the same metrics on any number of processes
     try:
         start = time.perf_counter()
-        metrics = run_task(task)
+        with threadpool_limits(1):  # the same for NumPy and SciPy
+            metrics = run_task(task)
         seconds = {"total": time.perf_counter() - start}
         records.save_record(folder, task.arguments, metrics, code_version=version, seconds=seconds)
         return str(task), ""
@@ -126,11 +144,13 @@ def _run_and_save(task: Task, folder: Path | str, version: str) -> tuple[str, st
 def table(finished: Iterable[dict]) -> "pandas.DataFrame":
     """Records as a table, one row for each setting and recipe, in the order of strength, attribute, seed.
 
-    Accuracies are 0 … 1, `margin` is in points; discovery's columns are the same for all recipes of a setting.
+    Settings whose whole image tower was trained come last. Accuracies are 0 … 1, `margin` is in points; discovery's
+    columns are the same for all recipes of a setting. What a record holds no number for is NaN.
     """
     import pandas
 
     rows = [row for record in finished for row in _rows(record)]
+    rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
     order = ["trained", "strength", "attribute", "seed", "recipe", "assignment"]
     return pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
 

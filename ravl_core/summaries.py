@@ -86,5 +86,5 @@ def repair_table(changed: pd.DataFrame, by: Sequence[str] = ("repair",)) -> pd.D
     for key, group in changed.groupby(list(by), observed=True):
         summaries = {metric: mean_with_interval(group, metric, decimals=1) for metric in FIGURES_OF_TABLE_3}
         cells = {metric: f"{s['mean']:+.1f} [{s['low']:+.1f}, {s['high']:+.1f}]" for metric, s in summaries.items()}
-        rows[key] = {"n": len(group), **cells}
+        rows[key if len(by) > 1 else key[0]] = {"n": len(group), **cells}
     return pd.DataFrame(rows).T.rename_axis(list(by))

@@ -2,11 +2,14 @@
 
 import json
 import os
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info, threadpool_limits
 from tiny import tiny_vlm
 
 from ravl_core import records, study
@@ -215,6 +218,98 @@ def test_a_study_leaves_the_process_as_it_was(tmp_path, instant, monkeypatch):
     monkeypatch.setenv("RAVL_PROGRESS", "on")
     run_study(tasks(2), tmp_path, workers=1)
     assert os.environ["RAVL_PROGRESS"] == "on"
+
+
+def pool_sizes():
+    """Threads of every BLAS and OpenMP library in this process."""
+    return {pool["num_threads"] for pool in threadpool_info()}
+
+
+def test_a_task_computes_on_one_thread(tmp_path, monkeypatch):
+    inside = []
+    monkeypatch.setattr(study, "run_task", lambda task: inside.append((pool_sizes(), torch.get_num_threads())) or {})
+    with threadpool_limits(2, user_api="blas"):
+        run_study(tasks(1), tmp_path, workers=1)
+        assert inside == [({1}, 1)] and 2 in pool_sizes()
+
+
+# ---- the command line ----
+
+
+@pytest.fixture
+def command(tmp_path, instant, monkeypatch):
+    """Run the command line in this process, with results below `tmp_path`; returns its exit code."""
+    monkeypatch.setenv("RAVL_HOME", str(tmp_path))
+    monkeypatch.delenv("RAVL_PROFILE", raising=False)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["study", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            study.main()
+        return exit.value.code
+
+    return run
+
+
+def test_the_command_runs_the_grid_of_a_profile(tmp_path, command, instant, capsys):
+    assert command("--profile", "smoke", "--workers", "1") == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("2 settings of profile smoke") and last == "2 of 2 records, 0 of them reused"
+    assert len(list((tmp_path / "results" / "smoke" / "records").glob("*.json"))) == 2
+    instant.ran.clear()
+    assert command("--profile", "smoke", "--workers", "1") == 0
+    assert instant.ran == [] and capsys.readouterr().out.endswith("2 of 2 records, 2 of them reused\n")
+
+
+def test_the_command_takes_the_profile_of_the_environment(command, monkeypatch, capsys):
+    monkeypatch.setenv("RAVL_PROFILE", "smoke")
+    assert command("--workers", "1") == 0
+    assert "profile smoke" in capsys.readouterr().out
+
+
+def test_the_command_fails_when_a_setting_does_and_says_which(command, instant, capsys):
+    instant.fails = {1}
+    assert command("--profile", "smoke", "--workers", "1") == 1
+    printed = capsys.readouterr()
+    assert "1 of 2 records" in printed.out
+    assert "seed=1" in printed.err and "ArithmeticError: seed 1" in printed.err and "seed=0" not in printed.err
+
+
+# ---- a killed worker ----
+
+
+run_and_save = study._run_and_save
+
+
+def run_until_killed(task, folder, version):
+    """In a worker: seed 0 is finished, seed 1 fails, and when both are known seed 2 kills its process."""
+
+    def run_task(task):
+        if task.setting.seed == 1:
+            raise ArithmeticError("seed 1 fails by itself")
+        while task.setting.seed == 2 and not (any(folder.glob("*.json")) and (folder / "failed").exists()):
+            time.sleep(0.05)
+        if task.setting.seed == 2:
+            os._exit(3)
+        return {"seed": task.setting.seed}
+
+    study.run_task = run_task
+    outcome = run_and_save(task, folder, version)
+    if task.setting.seed == 1:
+        (folder / "failed").touch()
+    return outcome
+
+
+def test_a_killed_worker_loses_no_finished_record_and_the_next_run_goes_on(tmp_path, instant, monkeypatch):
+    with monkeypatch.context() as deadly:
+        deadly.setattr(study, "_run_and_save", run_until_killed)
+        done = run_study(tasks(6), tmp_path, workers=2)
+    failed = {int(what.split("seed=")[1].split(",")[0]): reason for what, reason in done.failures.items()}
+    assert 0 in seeds(done) and {1, 2} <= set(failed)
+    assert sorted([*seeds(done), *failed]) == list(range(6))  # each task once, as a record or as a failure
+    assert "worker process was killed" in failed[2] and "EXIT(3)" in failed[2]
+    again = run_study(tasks(6), tmp_path, workers=1)
+    assert (seeds(again), again.failures, again.n_reused) == (list(range(6)), {}, len(done.records))
 
 
 # ---- for real ----

@@ -1,0 +1,398 @@
+"""From records to the paper's tables, against plain loops over the records themselves."""
+
+import math
+import re
+
+import numpy as np
+import pandas
+import pytest
+
+from ravl_core import metrics, paths, summaries
+from ravl_core.settings import THRESHOLDS
+from ravl_core.study import FIGURES_OF_TABLE_3, table
+
+SOURCES = ("discovered", "true", "none")
+NAMES = {"discovered": "RaVL", "true": "RaVL, true regions", "none": "RaVL, no spurious regions"}
+CELL = re.compile(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]")
+KEYS = ["trained", "strength", "attribute", "seed", "recipe", "assignment"]
+
+
+def figures(random):
+    return {name: float(random.uniform(0.2, 1)) for name in FIGURES_OF_TABLE_3}
+
+
+def made_up(attribute, strength, seed, trained="head", sources=()):
+    """A record as a study leaves it, with numbers that only its seed and the trained part decide."""
+    random = np.random.default_rng([seed, trained == "tower"])
+    found = random.random() < 0.8
+    return {
+        "arguments": {
+            "setting": {"domain": "digits", "attribute": attribute, "strength": strength, "seed": seed},
+            "budget": {"trained": trained, "epochs": 5},
+        },
+        "metrics": {
+            "margin": float(random.uniform(-5, 60)),
+            "initial": figures(random),
+            "standard": figures(random) | {"final_loss": 1.0, "groups": {"image_count": [[1, 2]]}},
+            "discovery": {
+                "n_findings": int(found),
+                "n_clusters": 21,
+                "precision_at_10": float(random.integers(11) / 10) if found else 0.0,
+                "random_precision_at_10": float(random.uniform(0, 0.2)),
+                "attribute": attribute if found else None,
+                "gap": 0.4 if found else None,
+                "influence": 0.7 if found else None,
+                "influence_images": 30 * found,
+            },
+            "repairs": [
+                {"recipe": "ravl", "options": {}, "assignment": source, "final_loss": 1.0, "groups": {}}
+                | {"assignment_recall": 0.9, "assignment_precision": None if source == "none" else 0.8}
+                | figures(random)
+                for source in sources
+            ],
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def finished():
+    """Several attributes, strengths and trained parts, some repaired, with numbers missing here and there."""
+    made = []
+    for seed, (strength, attribute) in enumerate((v, a) for v in (0.0, 0.8, 0.9, 0.95) for a in (7, 0, 3)):
+        made.append(made_up(attribute, strength, seed, sources=SOURCES if strength >= 0.9 else ()))
+        if strength == 0.9:
+            made.append(made_up(attribute, strength, seed, "tower", SOURCES[:1]))
+    made[1]["metrics"]["margin"] = made[5]["metrics"]["margin"] = None
+    made[-1]["metrics"]["repairs"][1]["region_worst_group"] = None
+    made[-2]["metrics"]["standard"]["image_worst_group"] = None
+    return made[::-1]
+
+
+@pytest.fixture
+def whole(finished):
+    return table(finished)
+
+
+def of_heads(finished):
+    return [record for record in finished if record["arguments"]["budget"]["trained"] == "head"]
+
+
+def strength_of(record):
+    return record["arguments"]["setting"]["strength"]
+
+
+def margin_of(record):
+    margin = record["metrics"]["margin"]
+    return math.nan if margin is None else margin
+
+
+def setting_of(record):
+    setting = record["arguments"]["setting"]
+    return record["arguments"]["budget"]["trained"], setting["strength"], setting["attribute"], setting["seed"]
+
+
+def loop_interval(values, groups):
+    """Mean and 95 % bootstrap interval; groups are drawn whole."""
+    members = [[v for v, g in zip(values, groups, strict=True) if g == name] for name in sorted(set(groups))]
+    random = np.random.default_rng(0)
+    means = []
+    for _ in range(2000):
+        drawn = [value for at in random.integers(len(members), size=len(members)) for value in members[at]]
+        means.append(sum(drawn) / len(drawn))
+    return sum(values) / len(values), np.quantile(means, 0.025), np.quantile(means, 0.975)
+
+
+def same(one, other):
+    return one == other or (one is None and math.isnan(other))
+
+
+# ---- records as a table ----
+
+
+def test_a_row_for_each_setting_and_recipe(finished, whole):
+    expected = set()
+    for record in finished:
+        expected.add((*setting_of(record), "standard", "none"))
+        for repair in record["metrics"]["repairs"]:
+            expected.add((*setting_of(record), repair["recipe"], repair["assignment"]))
+    assert len(whole) == len(expected) == 12 + 3 + 6 * 3 + 3
+    assert set(whole[KEYS].itertuples(index=False, name=None)) == expected
+
+
+def test_rows_are_ordered_whatever_the_order_of_the_records(finished, whole):
+    assert whole[KEYS].apply(tuple, axis=1).is_monotonic_increasing
+    assert list(whole.index) == list(range(len(whole)))
+    shuffled = [finished[i] for i in np.random.default_rng(0).permutation(len(finished))]
+    pandas.testing.assert_frame_equal(table(iter(shuffled)), whole)
+
+
+def test_the_table_holds_the_numbers_of_the_records(finished, whole):
+    records = {setting_of(record): record for record in finished}
+    for row in whole.to_dict("records"):
+        values = records[row["trained"], row["strength"], row["attribute"], row["seed"]]["metrics"]
+        of_recipe = values["standard"]
+        if row["recipe"] != "standard":
+            (of_recipe,) = (repair for repair in values["repairs"] if repair["assignment"] == row["assignment"])
+            assert same(of_recipe["assignment_precision"], row["assignment_precision"])
+        assert all(same(of_recipe[name], row[name]) for name in FIGURES_OF_TABLE_3)
+        assert same(values["margin"], row["margin"])
+        discovery = values["discovery"].copy()
+        assert same(discovery.pop("attribute"), row["found_attribute"])
+        assert all(same(value, row[name]) for name, value in discovery.items())
+
+
+def test_columns_are_plain_values_and_accuracies_are_those_after_training(whole):
+    assert not {"groups", "final_loss", "options", "initial", "epochs", "repairs"} & set(whole.columns)
+    assert {*KEYS, "margin", "precision_at_10", "domain", *FIGURES_OF_TABLE_3} <= set(whole.columns)
+    assert whole.columns.is_unique
+
+
+def test_none_is_a_number_that_is_missing_even_in_a_whole_column(finished):
+    nothing = made_up(3, 0.9, 1, sources=["none"])
+    nothing["metrics"]["discovery"] |= {"attribute": None, "gap": None, "influence": None}
+    nothing["metrics"]["margin"] = None
+    rows = table([nothing])
+    for column in ("found_attribute", "gap", "influence", "margin", "assignment_precision"):
+        assert rows[column].dtype == float and rows[column].isna().all()
+    assert summaries.validity_table(rows).loc[0.9].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_no_record_is_an_empty_table_that_can_be_asked():
+    empty = table([])
+    assert len(empty) == 0 and list(empty.columns) == KEYS
+    assert len(summaries.of_standard_models(empty)) == 0
+
+
+def test_a_table_survives_a_file(whole, tmp_path):
+    """An assignment is called none, which a reader of csv files could take for a missing value."""
+    whole.to_csv(tmp_path / "settings.csv", index=False)
+    pandas.testing.assert_frame_equal(pandas.read_csv(tmp_path / "settings.csv"), whole, check_dtype=False)
+
+
+# ---- the reference run ----
+
+
+def test_the_reference_is_the_file_of_the_full_run(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    monkeypatch.setenv("RAVL_HOME", str(tmp_path / "elsewhere"))  # where results go, not where the reference lies
+    (tmp_path / "results" / "full").mkdir(parents=True)
+    whole.to_csv(tmp_path / "results" / "full" / "settings.csv", index=False)
+    read = summaries.reference_table()
+    pandas.testing.assert_frame_equal(read, whole, check_dtype=False)
+    pandas.testing.assert_frame_equal(summaries.changes(read), summaries.changes(whole), check_dtype=False)
+
+
+def test_a_missing_reference_names_the_command_that_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    with pytest.raises(FileNotFoundError, match="results/full/settings.csv .*make reproduce PROFILE=full"):
+        summaries.reference_table()
+
+
+# ---- validity ----
+
+
+def test_standard_models_are_one_row_a_setting(finished, whole):
+    models = summaries.of_standard_models(whole)
+    assert sorted(models.seed) == sorted(record["arguments"]["setting"]["seed"] for record in of_heads(finished))
+    assert set(models.recipe) == {"standard"}
+    towers = summaries.of_standard_models(whole, trained="tower")
+    assert len(towers) == 3 and set(towers.strength) == {0.9}
+
+
+def test_validity_counts_settings_of_each_strength(finished, whole):
+    counts = summaries.validity_table(whole)
+    assert list(counts.index) == [0.0, 0.8, 0.9, 0.95]
+    assert list(counts.columns) == ["settings", *(f"T = {t}" for t in THRESHOLDS)]
+    for strength in counts.index:
+        margins = [margin_of(record) for record in of_heads(finished) if strength_of(record) == strength]
+        expected = [len(margins)] + [sum(margin >= t for margin in margins) for t in THRESHOLDS]
+        assert counts.loc[strength].tolist() == expected
+    assert counts["T = 10"].sum() > counts["T = 40"].sum() > 0  # or the test would show little
+
+
+def test_a_margin_at_the_threshold_is_valid():
+    record = made_up(3, 0.9, 1)
+    record["metrics"]["margin"] = 20.0
+    assert summaries.validity_table(table([record]), [10, 20, 21]).loc[0.9].tolist() == [1, 1, 1, 0]
+
+
+# ---- means with intervals ----
+
+
+def test_an_interval_draws_settings_of_an_attribute_together(whole):
+    summary = summaries.mean_with_interval(whole, "image_overall", decimals=6)
+    expected = loop_interval(whole.image_overall.tolist(), whole.attribute.tolist())
+    assert summary.tolist() == pytest.approx([*expected, len(whole)], abs=1e-6)
+    assert summary["low"] < summary["mean"] < summary["high"]
+
+
+def test_settings_of_one_attribute_have_no_spread_between_attributes(whole):
+    one = whole[whole.attribute == 3]
+    summary = summaries.mean_with_interval(one, "image_overall")
+    assert summary["low"] == summary["mean"] == summary["high"] == round(one.image_overall.mean(), 3)
+
+
+def test_missing_values_are_left_out_and_not_counted(whole):
+    present = [(v, a) for v, a in zip(whole.margin, whole.attribute, strict=True) if not math.isnan(v)]
+    assert 0 < len(present) < len(whole)
+    summary = summaries.mean_with_interval(whole, "margin", decimals=6)
+    assert summary.tolist() == pytest.approx([*loop_interval(*zip(*present, strict=True)), len(present)], abs=1e-6)
+
+
+def test_no_value_is_no_number_and_no_error(whole):
+    for rows in (whole[:0], whole.assign(margin=math.nan)):
+        summary = summaries.mean_with_interval(rows, "margin")
+        assert summary[["mean", "low", "high"]].isna().all() and summary["n"] == 0
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 3])
+def test_means_are_rounded(whole, decimals):
+    values = summaries.mean_with_interval(whole, "image_overall", decimals)[["mean", "low", "high"]]
+    assert values.tolist() == [round(value, decimals) for value in values]
+
+
+# ---- discovery ----
+
+
+def test_discovery_compares_ravl_and_random_on_valid_planted_settings(finished, whole):
+    compared = summaries.discovery_table(whole)
+    assert compared.index.names == ["T_eval", "method"] and compared["n"].dtype == int
+    methods = ("RaVL", "Random", "RaVL - Random")
+    assert list(compared.index) == [(threshold, method) for threshold in THRESHOLDS for method in methods]
+    for threshold in THRESHOLDS:
+        valid = [r for r in of_heads(finished) if strength_of(r) > 0 and margin_of(r) >= threshold]
+        found = [record["metrics"]["discovery"] for record in valid]
+        ravl = [each["precision_at_10"] for each in found]
+        random = [each["random_precision_at_10"] for each in found]
+        difference = [a - b for a, b in zip(ravl, random, strict=True)]
+        attributes = [record["arguments"]["setting"]["attribute"] for record in valid]
+        for method, values in zip(methods, (ravl, random, difference), strict=True):
+            expected = [*loop_interval(values, attributes), len(values)]
+            assert compared.loc[(threshold, method)].tolist() == pytest.approx(expected, abs=5.1e-4)
+
+
+def test_controls_and_towers_do_not_enter_discovery(finished, whole):
+    planted = table([record for record in of_heads(finished) if strength_of(record) > 0])
+    pandas.testing.assert_frame_equal(summaries.discovery_table(planted), summaries.discovery_table(whole))
+
+
+def test_a_threshold_that_no_setting_reaches_has_no_numbers(whole):
+    compared = summaries.discovery_table(whole, [10, 101])
+    assert (compared.loc[101, "n"] == 0).all() and compared.loc[101, ["mean", "low", "high"]].isna().all(axis=None)
+    assert (compared.loc[10, "n"] > 0).all()
+
+
+# ---- repairs ----
+
+
+def test_changes_are_points_against_the_standard_model_of_the_same_setting_and_part(finished, whole):
+    changed = summaries.changes(whole)
+    assert len(changed) == sum(len(record["metrics"]["repairs"]) for record in finished)
+    rows = {
+        (r["trained"], r["strength"], r["attribute"], r["seed"], r["assignment"]): r for r in changed.to_dict("records")
+    }
+    for record in finished:
+        for repair in record["metrics"]["repairs"]:
+            row = rows[(*setting_of(record), repair["assignment"])]
+            assert row["repair"] == NAMES[repair["assignment"]]
+            for name in FIGURES_OF_TABLE_3:
+                before, after = record["metrics"]["standard"][name], repair[name]
+                missing = before is None or after is None
+                assert row[name] == pytest.approx(math.nan if missing else 100 * (after - before), nan_ok=True)
+
+
+def test_changes_keep_what_describes_the_setting_and_leave_the_table_alone(whole):
+    before = whole.copy()
+    changed = summaries.changes(whole)
+    pandas.testing.assert_frame_equal(whole, before)
+    assert {*whole.columns, "repair"} == set(changed.columns)
+    described = whole[whole.recipe == "ravl"].drop(columns=list(FIGURES_OF_TABLE_3)).reset_index(drop=True)
+    assert changed[described.columns].equals(described)
+
+
+def test_changes_do_not_depend_on_the_order_of_rows(whole):
+    shuffled = whole.sample(frac=1, random_state=0)
+    one, other = (summaries.changes(rows).sort_values(KEYS, ignore_index=True) for rows in (whole, shuffled))
+    pandas.testing.assert_frame_equal(one, other)
+
+
+def test_two_parts_of_one_setting_are_not_mixed():
+    """Same strength, attribute and seed; only the trained part differs."""
+    head, tower = (made_up(3, 0.9, 5, trained, SOURCES[:1]) for trained in ("head", "tower"))
+    for record, before in ((head, 0.5), (tower, 0.1)):
+        for name in FIGURES_OF_TABLE_3:
+            record["metrics"]["standard"][name], record["metrics"]["repairs"][0][name] = before, 0.6
+    changed = summaries.changes(table([tower, head])).set_index("trained")
+    assert changed.loc["head", list(FIGURES_OF_TABLE_3)].tolist() == pytest.approx([10] * 4)
+    assert changed.loc["tower", list(FIGURES_OF_TABLE_3)].tolist() == pytest.approx([50] * 4)
+
+
+def test_a_repair_without_its_standard_model_is_an_error(whole):
+    orphans = whole[(whole.recipe == "ravl") | (whole.strength != 0.95)]
+    with pytest.raises(KeyError):
+        summaries.changes(orphans)
+
+
+def test_settings_without_repairs_have_no_changes(finished):
+    changed = summaries.changes(table([record for record in finished if not record["metrics"]["repairs"]]))
+    assert len(changed) == 0 and {"repair", *FIGURES_OF_TABLE_3} <= set(changed.columns)
+    assert len(summaries.repair_table(changed)) == 0
+
+
+def read_cell(cell):
+    return [float(number) for number in CELL.fullmatch(cell).groups()]
+
+
+def test_the_repair_table_has_a_row_for_each_repair_with_means_of_its_changes(finished, whole):
+    repaired = summaries.repair_table(summaries.changes(whole))
+    assert list(repaired.columns) == ["n", *FIGURES_OF_TABLE_3]
+    assert sorted(repaired.index) == sorted(NAMES.values())
+    for source, label in NAMES.items():
+        for name in FIGURES_OF_TABLE_3:
+            points, attributes, n_rows = [], [], 0
+            for record in finished:
+                for repair in record["metrics"]["repairs"]:
+                    if repair["assignment"] == source:
+                        n_rows += 1
+                        before = record["metrics"]["standard"][name]
+                        if before is not None and repair[name] is not None:
+                            points.append(100 * (repair[name] - before))
+                            attributes.append(record["arguments"]["setting"]["attribute"])
+            assert repaired.loc[label, "n"] == n_rows
+            assert read_cell(repaired.loc[label, name]) == pytest.approx(loop_interval(points, attributes), abs=0.0501)
+
+
+def test_a_row_for_each_combination(whole):
+    changed = summaries.changes(whole)
+    repaired = summaries.repair_table(changed, by=["trained", "repair"])
+    assert repaired.index.names == ["trained", "repair"]
+    assert repaired["n"].to_dict() == {
+        ("head", "RaVL"): 6,
+        ("head", "RaVL, no spurious regions"): 6,
+        ("head", "RaVL, true regions"): 6,
+        ("tower", "RaVL"): 3,
+    }
+    tower = changed[changed.trained == "tower"]
+    expected = summaries.mean_with_interval(tower, "region_overall", 1)[["mean", "low", "high"]]
+    assert read_cell(repaired.loc[("tower", "RaVL"), "region_overall"]) == expected.tolist()
+
+
+def test_one_column_to_group_by_is_a_plain_index(whole):
+    by_strength = summaries.repair_table(summaries.changes(whole), by=["strength"])
+    assert by_strength.index.name == "strength" and list(by_strength.index) == [0.9, 0.95]
+    assert by_strength.index.nlevels == 1 and by_strength.loc[0.95, "n"] == 9
+
+
+def test_one_setting_is_enough():
+    rows = table([made_up(3, 0.9, 1, sources=SOURCES)])
+    repaired = summaries.repair_table(summaries.changes(rows))
+    for label in NAMES.values():
+        mean, low, high = read_cell(repaired.loc[label, "image_overall"])
+        assert mean == low == high and repaired.loc[label, "n"] == 1
+
+
+def test_intervals_are_those_of_the_metrics_module(whole):
+    """Notebooks quote both."""
+    interval = metrics.bootstrap_interval(whole.image_overall.to_numpy(), groups=whole.attribute.to_numpy())
+    ours = summaries.mean_with_interval(whole, "image_overall", 12)[["mean", "low", "high"]]
+    assert ours.tolist() == pytest.approx(list(interval))
