@@ -159,10 +159,15 @@ def _rows(record: dict) -> list[dict]:
     setting, budget = record["arguments"]["setting"], record["arguments"]["budget"]
     metrics = record["metrics"]
     found = {f"found_{key}" if key == "attribute" else key: value for key, value in metrics["discovery"].items()}
-    common = setting | {"trained": budget["trained"], "margin": metrics["margin"]} | found
+    common = setting | {"trained": budget["trained"], "margin": _points(metrics["margin"])} | found
     standard = {"recipe": "standard", "assignment": "none"} | metrics["standard"]
     kept = ("recipe", "assignment", "assignment_recall", "assignment_precision", *FIGURES_OF_TABLE_3)
     return [common | {k: v for k, v in row.items() if k in kept} for row in (standard, *metrics["repairs"])]
+
+
+def _points(margin: float | None) -> float | None:
+    """A margin without the last bits of its division, so that ten points are valid at T = 10."""
+    return None if margin is None else round(margin, 9)
 
 
 def main() -> None:

@@ -135,10 +135,16 @@ def test_the_table_holds_the_numbers_of_the_records(finished, whole):
             (of_recipe,) = (repair for repair in values["repairs"] if repair["assignment"] == row["assignment"])
             assert same(of_recipe["assignment_precision"], row["assignment_precision"])
         assert all(same(of_recipe[name], row[name]) for name in FIGURES_OF_TABLE_3)
-        assert same(values["margin"], row["margin"])
+        assert same(values["margin"] and round(values["margin"], 9), row["margin"])
         discovery = values["discovery"].copy()
         assert same(discovery.pop("attribute"), row["found_attribute"])
         assert all(same(value, row[name]) for name, value in discovery.items())
+
+
+def test_a_margin_of_ten_points_is_valid_at_ten():
+    record = made_up(3, 0.9, 1)
+    record["metrics"]["margin"] = 9.999999999999998
+    assert summaries.validity_table(table([record])).loc[0.9, "T = 10"] == 1
 
 
 def test_columns_are_plain_values_and_accuracies_are_those_after_training(whole):
@@ -396,3 +402,15 @@ def test_intervals_are_those_of_the_metrics_module(whole):
     interval = metrics.bootstrap_interval(whole.image_overall.to_numpy(), groups=whole.attribute.to_numpy())
     ours = summaries.mean_with_interval(whole, "image_overall", 12)[["mean", "low", "high"]]
     assert ours.tolist() == pytest.approx(list(interval))
+
+
+def test_the_contribution_of_stage_1_is_a_difference_within_each_setting():
+    rows = []
+    for seed, (discovered, without) in enumerate([(5.0, 2.0), (1.0, 3.0), (4.0, None)]):
+        setting = {"trained": "head", "strength": 0.9, "attribute": seed, "seed": seed}
+        rows.append(setting | {"assignment": "discovered"} | dict.fromkeys(FIGURES_OF_TABLE_3, discovered))
+        if without is not None:
+            rows.append(setting | {"assignment": "none"} | dict.fromkeys(FIGURES_OF_TABLE_3, without))
+    added = summaries.contribution_of_stage_1(pandas.DataFrame(rows))
+    for metric in FIGURES_OF_TABLE_3:
+        assert added.set_index("seed")[metric].to_dict() == {0: 3.0, 1: -2.0}  # the third has no counterpart

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 class Budget:
     """One training run.
 
-    `trained` is the part of the image tower that learns. With "head" the maps that regions are cut from stay those of
-    the initial model. That matters for the region-aware loss: a region's embedding sees its neighbours through the
-    trunk, and a trunk that learns can carry the shortcut into regions that count as relevant.
+    `trained` is the part of the image tower that learns. With "head" or "pool" the maps that regions are cut from stay
+    those of the initial model and are computed once, which makes a run several times cheaper.
     """
 
     epochs: int = 5

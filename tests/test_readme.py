@@ -1,0 +1,60 @@
+"""The README: its numbers come from the reference run, its links lead somewhere, its code runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ravl_core import summaries
+
+PROJECT = Path(__file__).parents[1]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_the_repair_table_is_that_of_the_reference_run():
+    changed = summaries.changes(summaries.reference_table())
+    valid = changed[(changed.trained == "head") & (changed.margin >= 10)]
+    expected = summaries.repair_table(valid)
+    written = {cells(line)[0]: cells(line)[1:] for line in README.splitlines() if line.startswith("| RaVL")}
+    assert {name: [str(value) for value in row] for name, row in expected.iterrows()} == written
+
+
+def test_the_precision_is_that_of_the_reference_run():
+    table = summaries.discovery_table(summaries.reference_table())
+    for method in ("RaVL", "Random"):
+        row = table.loc[(10, method)]
+        assert f"{method} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]" in README
+    assert f"{table.loc[(10, 'RaVL'), 'n']} settings" in README
+
+
+def test_links_and_pictures_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    local = [target for target in targets if "://" not in target]
+    assert len(local) >= 5
+    assert [target for target in local if not (PROJECT / target).exists()] == []
+
+
+def test_the_commands_are_targets_of_the_makefile():
+    targets = re.findall(r"^([a-z]+):", (PROJECT / "Makefile").read_text(), flags=re.M)
+    commands = re.findall(r"^make (\w+)", README, flags=re.M)
+    assert commands and set(commands) <= set(targets)
+
+
+def test_the_table_of_notebooks_names_them_all():
+    named = set(re.findall(r"notebooks/(\d\d_\w+\.ipynb)", README))
+    assert named == {path.name for path in (PROJECT / "notebooks").glob("*.ipynb")}
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.S))
+def test_the_code_runs(block, monkeypatch, capsys):
+    monkeypatch.setenv("RAVL_PROGRESS", "off")
+    smaller = block.replace("n_finetuning=2000", "n_finetuning=700, n_val=400, n_test=100")
+    assert smaller != block
+    names = {}
+    exec(compile(smaller, "README.md", "exec"), names)  # noqa: S102  (the project's own text)
+    assert "accuracy_in" in capsys.readouterr().out
+    assert names["repaired"] is not names["tuned"]
