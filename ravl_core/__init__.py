@@ -9,6 +9,8 @@ import importlib
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "audit": "audits",
+    "Audit": "audits",
     "load_vlm": "checkpoints",
     "save_vlm": "checkpoints",
     "evaluate": "zero_shot",

@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
-import pytest
+import numpy as np
+from PIL import Image
 
+import ravl_core
 from ravl_core import summaries
+from ravl_core.pretraining import uncorrelated_set
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -49,8 +52,12 @@ def test_the_table_of_notebooks_names_them_all():
     assert named == {path.name for path in (PROJECT / "notebooks").glob("*.ipynb")}
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.S))
-def test_the_code_runs(block, monkeypatch, capsys):
+def code_blocks():
+    return re.findall(r"```python\n(.*?)```", README, flags=re.S)
+
+
+def test_the_ten_lines_run(monkeypatch, capsys):
+    (block,) = (block for block in code_blocks() if "build_setting" in block)
     monkeypatch.setenv("RAVL_PROGRESS", "off")
     smaller = block.replace("n_finetuning=2000", "n_finetuning=700, n_val=400, n_test=100")
     assert smaller != block
@@ -58,3 +65,16 @@ def test_the_code_runs(block, monkeypatch, capsys):
     exec(compile(smaller, "README.md", "exec"), names)  # noqa: S102  (the project's own text)
     assert "accuracy_in" in capsys.readouterr().out
     assert names["repaired"] is not names["tuned"]
+
+
+def test_the_audit_of_a_folder_runs(tmp_path, capsys):
+    (block,) = (block for block in code_blocks() if "rc.audit" in block)
+    data = uncorrelated_set("digits", "val", 100, seed=0)
+    for label, name in ((3, "cat"), (5, "dog")):
+        (tmp_path / name).mkdir()
+        for at in np.flatnonzero(data.labels == label):
+            Image.fromarray(data.images[at]).save(tmp_path / name / f"{at}.png")
+    here = block.replace('"RN50-quickgelu", "path/to/folder"', f'"rn-mini", {str(tmp_path)!r}')
+    assert here != block
+    exec(compile(here, "README.md", "exec"), {"rc": ravl_core})  # noqa: S102
+    assert capsys.readouterr().err == ""

@@ -104,8 +104,8 @@ def _draw_means(
 
 def _draw_level(axes: Axes, name: str, level: float) -> None:
     axes.axhline(level, color=MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=0)
-    axes.annotate(
-        name, (1, level), (-2, 2), ha="right", xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+    axes.annotate(  # on the left: what is measured rises to the right
+        name, (0, level), (2, 2), ha="left", xycoords=axes.get_yaxis_transform(), textcoords="offset points",
         fontsize=SMALL, color=MUTED,
     )  # fmt: skip
 
