@@ -363,3 +363,10 @@ def test_every_profile_can_be_asked_for(home, monkeypatch):
 
 
 OUTCOME = runner.Outcome("01_first", "pass", 1.0, 1, 1)
+
+
+def test_the_cell_that_papermill_adds_is_named_alike_on_every_run():
+    added = {"cell_type": "code", "id": "f643d988", "metadata": {"tags": ["injected-parameters"]}, "outputs": []}
+    own = {"cell_type": "code", "id": "01-03", "metadata": {}, "outputs": []}
+    cells = cleaned({"metadata": {}, "cells": [added, own]})["cells"]
+    assert [cell["id"] for cell in cells] == ["injected-parameters", "01-03"]
