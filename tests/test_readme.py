@@ -32,6 +32,8 @@ def test_the_precision_is_that_of_the_reference_run():
         row = table.loc[(10, method)]
         assert f"{method} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]" in README
     assert f"{table.loc[(10, 'RaVL'), 'n']} settings" in README
+    controls = summaries.of_standard_models(summaries.reference_table()).query("strength == 0")
+    assert f"{controls.n_findings.median():.0f} clusters a model (median)" in README.replace("\n", " ")
 
 
 def test_links_and_pictures_exist():
