@@ -60,9 +60,9 @@ def build_setting(setting: Setting) -> SettingData:
     n_classes = len(domain.class_names)
     random = stream(setting.seed, "plant", setting.attribute, setting.strength)
     table = plant_correlation(setting.n_finetuning, n_classes, setting.attribute, setting.strength, random)
-    sets = {"finetuning": _compose(domain, "finetuning", table, setting.seed)}
+    sets = {"finetuning": _compose(domain, "finetuning", table, setting)}
     for split, n_images in (("val", setting.n_val), ("test", setting.n_test)):
-        sets[split] = _compose(domain, split, balanced_table(n_images, n_classes), setting.seed)
+        sets[split] = _compose(domain, split, balanced_table(n_images, n_classes), setting)
     return SettingData(**sets, reached_strength=table_strength(table))
 
 
@@ -134,11 +134,11 @@ def table_strength(table: np.ndarray) -> float:
     return float(np.sqrt(chi_square / n_images))  # of two columns, so the smaller side minus one is 1
 
 
-def _compose(domain, split: str, table: np.ndarray, seed: int) -> Dataset:
+def _compose(domain, split: str, table: np.ndarray, setting: Setting) -> Dataset:
     labels, present = (side.ravel() for side in np.indices(table.shape))
     labels, present = np.repeat(labels, table.ravel()), np.repeat(present, table.ravel()).astype(bool)
-    order = stream(seed, split, "order").permutation(len(labels))
-    return domain.compose(split, labels[order], present[order], seed)
+    order = stream(setting.seed, split, "order").permutation(len(labels))
+    return domain.compose(split, labels[order], present[order], setting.seed, setting.feature)
 
 
 def learned_margin(groups: GroupAccuracies, attribute: int) -> float:

@@ -23,6 +23,7 @@ class Dataset:
     shows_core: np.ndarray | None = None  # (M,) bool, the box shows what the label names
     shows_feature: np.ndarray | None = None  # (M,) bool, the box shows the planted feature
     feature_present: np.ndarray | None = None  # (N,) bool, the image holds the planted feature
+    box_names: tuple[str, ...] | None = None  # (M,) what each box shows, "" for nothing in particular
     sources: np.ndarray | None = None  # (N,) which real photograph or scan the object comes from
 
     @property
@@ -41,6 +42,8 @@ class Domain(Protocol):
     class_names: tuple[str, ...]
     features: tuple[str, ...]  # names of the features that can be planted
 
-    def compose(self, split: str, labels: np.ndarray, feature_present: np.ndarray, seed: int) -> Dataset:
-        """One image for each label, with the feature where asked; the sources of different splits are disjoint."""
+    def compose(
+        self, split: str, labels: np.ndarray, feature_present: np.ndarray, seed: int, feature: str
+    ) -> Dataset:
+        """One image for each label, with the named feature where asked; the splits share no source."""
         ...

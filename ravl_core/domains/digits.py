@@ -35,7 +35,9 @@ class Digits:
     class_names: tuple[str, ...] = CLASS_NAMES
     features: tuple[str, ...] = ("red rectangle",)
 
-    def compose(self, split: str, labels: np.ndarray, feature_present: np.ndarray, seed: int) -> Dataset:
+    def compose(
+        self, split: str, labels: np.ndarray, feature_present: np.ndarray, seed: int, feature: str = "red rectangle"
+    ) -> Dataset:
         """One image for each label (N,), with a red rectangle where `feature_present` (N,) says so.
 
         Raises
