@@ -7,7 +7,6 @@ the same metrics whatever their number.
 
 import argparse
 import hashlib
-import itertools
 import math
 import os
 import sys
@@ -16,17 +15,16 @@ import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ravl_core import paths, records
-from ravl_core.mitigation.budget import Budget
+from ravl_core.grids import KINDS, grid
 from ravl_core.paths import MINIATURES
 from ravl_core.profiles import Profile, profile
 from ravl_core.progress import track
-from ravl_core.settings import Setting
-from ravl_core.tasks import Repair, Task, run_task
+from ravl_core.tasks import Task, run_task
 
 if TYPE_CHECKING:
     import pandas
@@ -36,27 +34,7 @@ DECIDING = (
     "checkpoints", "discovery", "domains", "groups", "kmedoids", "losses", "metrics", "mitigation",
     "randomness", "regions", "settings", "slicing", "tasks", "vlm", "zero_shot",
 )  # fmt: skip
-REPAIRS = tuple(Repair(assignment=source) for source in ("discovered", "true", "none"))
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
-
-
-def grid(chosen: Profile) -> tuple[Task, ...]:
-    """The tasks of a profile, fixed before any result is looked at; every setting has a seed of its own.
-
-    Where the profile asks for repairs: RaVL with the discovered cluster, with the true regions, and with no region
-    called spurious.
-    """
-    budget = Budget(epochs=chosen.epochs, precision=chosen.precision)
-    sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": chosen.n_test}
-    cells = itertools.product(range(chosen.repetitions), chosen.strengths, chosen.attributes)
-    tasks = []
-    for seed, (repetition, strength, attribute) in enumerate(cells):
-        setting = Setting(attribute=attribute, strength=strength, seed=seed, **sizes)
-        repaired = repetition == 0 and strength in chosen.repaired_strengths
-        tasks.append(Task(setting, budget, REPAIRS if repaired else ()))
-        if repetition == 0 and strength in chosen.tower_strengths:
-            tasks.append(Task(setting, replace(budget, trained="tower"), REPAIRS[:1]))
-    return tuple(tasks)
 
 
 @dataclass(frozen=True)
@@ -174,10 +152,11 @@ def main() -> None:
     """Run the grid of a profile; finished settings are reused."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--profile", default=None, help="smoke, demo or full; else RAVL_PROFILE, else demo")
+    parser.add_argument("--grid", default="settings", choices=KINDS)
     parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
     arguments = parser.parse_args()
     chosen = profile(arguments.profile)
-    tasks = grid(chosen)
+    tasks = grid(chosen, arguments.grid)
     print(
         f"{len(tasks)} settings of profile {chosen.name}, {arguments.workers or chosen.workers} processes", flush=True
     )

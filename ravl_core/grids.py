@@ -1,0 +1,82 @@
+"""Which settings each profile runs, fixed before any result is looked at.
+
+A profile has two grids: *settings*, which discovery is judged on, and *repairs*, where mitigation is. Every setting has
+a seed of its own, and a grid goes through its blocks repetition by repetition, so that a run that was stopped early
+holds a little of everything.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ravl_core.checks import choice
+from ravl_core.mitigation.budget import Budget
+from ravl_core.profiles import Profile
+from ravl_core.settings import Setting
+from ravl_core.tasks import Repair, Task
+
+KINDS = ("settings", "repairs")
+# RaVL with the discovered cluster, with the true regions, and with no region called spurious
+REPAIRS = tuple(Repair(assignment=source) for source in ("discovered", "true", "none"))
+DIGITS = tuple(range(10))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Every combination of these is a setting; their seeds are `first_seed`, `first_seed` + 1, …"""
+
+    domain: str
+    attributes: tuple[int, ...]  # classes that the feature goes with
+    strengths: tuple[float, ...]  # Cramér's V of the planted correlation; 0 plants nothing: a control
+    first_seed: int
+    features: tuple[str, ...] = ("red rectangle",)
+    initials: tuple[str, ...] = ("rn-mini",)
+    repetitions: int = 1
+    epochs: int = 5
+    trained: str = "head"
+    repairs: tuple[Repair, ...] = ()
+
+    def settings(self) -> Iterator[tuple[int, dict]]:
+        """The repetition and the arguments of each setting."""
+        cells = itertools.product(
+            range(self.repetitions), self.strengths, self.features, self.attributes, self.initials
+        )
+        names = "strength", "feature", "attribute", "initial"
+        for seed, (repetition, *values) in enumerate(cells, self.first_seed):
+            yield repetition, dict(zip(names, values, strict=True)) | {"domain": self.domain, "seed": seed}
+
+
+def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
+    """The tasks of a profile's grid, in the order in which they are run.
+
+    Raises
+    ------
+    ValueError
+        There is no grid of that kind.
+    """
+    blocks = GRIDS[choice("kind", kind, KINDS)][chosen.name]
+    tasks = [(repetition, _task(block, chosen, values)) for block in blocks for repetition, values in block.settings()]
+    return tuple(task for _, task in sorted(tasks, key=lambda pair: pair[0]))  # stable: blocks keep their order
+
+
+def _task(block: Block, chosen: Profile, values: dict) -> Task:
+    sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": chosen.n_test}
+    budget = Budget(epochs=min(block.epochs, chosen.most_epochs), precision=chosen.precision, trained=block.trained)
+    return Task(Setting(**values, **sizes), budget, block.repairs)
+
+
+GRIDS = {
+    "settings": {
+        "smoke": (Block("digits", (9,), (0.0, 0.9), first_seed=0),),
+        "demo": (Block("digits", (0, 3, 7, 9), (0.0, 0.7, 0.8, 0.9, 0.95, 0.99), first_seed=0),),
+        "full": (Block("digits", DIGITS, (0.0, 0.7, 0.8, 0.9, 0.95, 0.99), first_seed=0),),
+    },
+    "repairs": {
+        "smoke": (Block("digits", (9,), (0.9,), first_seed=1, repairs=REPAIRS),),
+        "demo": (Block("digits", (0, 3, 7, 9), (0.95,), first_seed=16, repairs=REPAIRS),),
+        "full": (
+            Block("digits", DIGITS, (0.9, 0.95, 0.99), first_seed=30, repairs=REPAIRS),
+            Block("digits", DIGITS, (0.9,), first_seed=30, repairs=REPAIRS[:1], trained="tower"),
+        ),
+    },
+}
