@@ -5,7 +5,8 @@ import pytest
 from sklearn.datasets import load_digits
 
 from ravl_core.domains import load_domain
-from ravl_core.domains.digits import CAPTIONS, CLASS_NAMES, RED, SHARES, TEMPLATES
+from ravl_core.domains.digits import CAPTIONS, CLASS_NAMES, SHARES, TEMPLATES
+from ravl_core.domains.quadrants import RED
 
 DOMAIN = load_domain("digits")
 SPLITS = tuple(SHARES)
