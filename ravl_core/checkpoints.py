@@ -34,7 +34,7 @@ def load_vlm(name: str, pretrained: str | None = None, device: str = "cpu", pool
     RuntimeError
         A folder, a hub model or a miniature whose weights are not there.
     """
-    if (MINIATURES / name / "open_clip_config.json").is_file():
+    if name in miniature_names():
         folder, name_for_tables = f"local-dir:{MINIATURES / name}", name
     else:
         _check_name(name, pretrained)
@@ -93,5 +93,5 @@ def _check_name(name: str, pretrained: str | None) -> None:
 
 
 def miniature_names() -> list[str]:
-    """Names of the miniature models that ship with the project."""
-    return sorted(path.parent.name for path in MINIATURES.glob("*/open_clip_config.json"))
+    """Names of the miniature models that ship with weights."""
+    return sorted(path.parent.name for path in MINIATURES.glob("*/open_clip_model.safetensors"))

@@ -21,7 +21,8 @@ class Setting:
     """What is planted where, and how many images show it."""
 
     domain: str = "digits"
-    initial: str = "rn-mini"
+    initial: str = "rn-mini"  # the model that fine-tuning starts from
+    pretrained: str | None = None  # open_clip's tag of its weights, where the name alone does not tell
     feature: str = "red rectangle"
     attribute: int = 9  # class index
     strength: float = 0.95  # Cramér's V of the class × feature table of the fine-tuning set; 0 = a control

@@ -4,13 +4,13 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from ravl_core.checkpoints import load_vlm
 from ravl_core.checks import choice
 from ravl_core.discovery import assign_regions, discover
 from ravl_core.groups import core_regions_only, group_table, performance
 from ravl_core.metrics import precision_at_k
 from ravl_core.mitigation import mitigate
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
+from ravl_core.pretraining import initial_vlm
 from ravl_core.settings import Setting, build_setting, learned_margin
 from ravl_core.slicing.random_regions import random_precision_at_k
 from ravl_core.zero_shot import evaluate
@@ -48,7 +48,7 @@ def run_task(task: Task) -> dict:
     """
     setting = task.setting
     data = build_setting(setting)
-    initial = load_vlm(setting.initial)
+    initial = initial_vlm(setting.initial, setting.domain, setting.pretrained)
     fine_tuned, history = mitigate(initial, data.finetuning, None, "standard", task.budget, setting.seed)
     val = evaluate(fine_tuned, data.val)
     found = discover(val, seed=setting.seed)
