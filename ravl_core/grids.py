@@ -33,6 +33,7 @@ class Block:
     initials: tuple[str, ...] = ("rn-mini",)
     repetitions: int = 1
     epochs: int = 5
+    n_test: int = 2000
     trained: str = "head"
     repairs: tuple[Repair, ...] = ()
 
@@ -60,8 +61,9 @@ def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
 
 
 def _task(block: Block, chosen: Profile, values: dict) -> Task:
-    sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": chosen.n_test}
-    budget = Budget(epochs=min(block.epochs, chosen.most_epochs), precision=chosen.precision, trained=block.trained)
+    n_test = min(block.n_test, chosen.n_test)
+    sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": n_test}
+    budget = Budget(epochs=min(block.epochs, chosen.epochs), precision=chosen.precision, trained=block.trained)
     return Task(Setting(**values, **sizes), budget, block.repairs)
 
 

@@ -14,20 +14,20 @@ class Profile:
 
     name: str
     n_finetuning: int  # images a model is fine-tuned on
-    most_epochs: int  # passes over them, unless the grid asks for fewer
+    epochs: int  # passes over them; a block of the grid may ask for fewer
     n_val: int  # images for validity and discovery
-    n_test: int  # images for accuracies
+    n_test: int  # images for accuracies; a block may ask for fewer
     precision: str  # of training; bfloat16 is twice as fast on processors that have it
     workers: int  # processes of one thread each
 
 
 PROFILES = {
     # CI and nbval: every line of code once, no claim about numbers
-    "smoke": Profile("smoke", n_finetuning=800, most_epochs=3, n_val=300, n_test=400, precision="float32", workers=2),
+    "smoke": Profile("smoke", n_finetuning=800, epochs=3, n_val=300, n_test=400, precision="float32", workers=2),
     # `make reproduce`: enough settings for the shape of every table
-    "demo": Profile("demo", n_finetuning=2000, most_epochs=5, n_val=1000, n_test=2000, precision="float32", workers=2),
+    "demo": Profile("demo", n_finetuning=2000, epochs=5, n_val=1000, n_test=2000, precision="float32", workers=2),
     # the reference run that the notebooks show beside their own
-    "full": Profile("full", n_finetuning=2000, most_epochs=5, n_val=1000, n_test=2000, precision="bfloat16", workers=2),
+    "full": Profile("full", n_finetuning=2000, epochs=5, n_val=1000, n_test=2000, precision="bfloat16", workers=2),
 }
 
 

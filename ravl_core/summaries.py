@@ -1,6 +1,7 @@
 """From the table of a study to the paper's tables: means with intervals, and paired changes.
 
-Intervals are 95 % percentile bootstrap intervals over settings; settings that share an attribute are drawn together.
+Intervals are 95 % percentile bootstrap intervals over settings; settings that share a domain and an attribute are
+drawn together.
 """
 
 from collections.abc import Sequence
@@ -12,21 +13,22 @@ from ravl_core.metrics import bootstrap_interval
 from ravl_core.settings import THRESHOLDS
 from ravl_core.study import FIGURES_OF_TABLE_3
 
+PAPERS_SETTINGS = 654  # valid ones
 ASSIGNMENTS = {"discovered": "", "true": ", true regions", "none": ", no spurious regions"}
 SETTING = ["trained", "strength", "attribute", "seed"]  # what tells one row's setting from another's
 
 
-def reference_table() -> pd.DataFrame:
-    """The committed table of the full run, which the notebooks show beside their own.
+def reference_table(kind: str = "settings") -> pd.DataFrame:
+    """The committed table of the full run's grid of that kind, which the notebooks show beside their own.
 
     Raises
     ------
     FileNotFoundError
         It is not there; the message says how to make it.
     """
-    path = paths.PROJECT / "results" / "full" / "settings.csv"
+    path = paths.PROJECT / "results" / "full" / f"{kind}.csv"
     if not path.is_file():
-        raise FileNotFoundError("results/full/settings.csv is missing; `make reproduce PROFILE=full` makes it")
+        raise FileNotFoundError(f"results/full/{kind}.csv is missing; `make reproduce PROFILE=full` makes it")
     return pd.read_csv(path)
 
 
@@ -35,13 +37,19 @@ def of_standard_models(table: pd.DataFrame, trained: str = "head") -> pd.DataFra
     return table[(table.recipe == "standard") & (table.trained == trained)]
 
 
-def validity_table(table: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
-    """Settings of each strength, and how many of them are valid at each T_eval (learned margin ≥ T points)."""
-    by_strength = of_standard_models(table).groupby("strength").margin
-    columns = {
-        f"T = {threshold}": by_strength.apply(lambda m, t=threshold: int((m >= t).sum())) for threshold in thresholds
-    }
-    return pd.DataFrame({"settings": by_strength.size(), **columns})
+def validity_table(
+    table: pd.DataFrame, by: Sequence[str] = ("strength",), thresholds: Sequence[int] = THRESHOLDS
+) -> pd.DataFrame:
+    """Settings of each combination of `by`, and how many of them are valid at each T_eval (margin ≥ T points)."""
+    margins = of_standard_models(table).groupby(list(by)).margin
+    valid = {f"T = {t}": margins.apply(lambda margin, t=t: int((margin >= t).sum())) for t in thresholds}
+    return pd.DataFrame({"settings": margins.size(), **valid})
+
+
+def evaluated(table: pd.DataFrame, most: int = PAPERS_SETTINGS) -> pd.DataFrame:
+    """The settings that methods are judged on: those valid at T = 10, at most `most`, the first in the grid's order."""
+    planted = of_standard_models(table).query("strength > 0")
+    return planted[planted.margin >= THRESHOLDS[0]].sort_values("position").head(most)
 
 
 def mean_with_interval(table: pd.DataFrame, column: str, decimals: int = 3) -> pd.Series:
@@ -49,7 +57,8 @@ def mean_with_interval(table: pd.DataFrame, column: str, decimals: int = 3) -> p
     values = table.dropna(subset=[column])
     if values.empty:
         return pd.Series({"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0})
-    interval = bootstrap_interval(values[column].to_numpy(float), groups=values.attribute.to_numpy())
+    groups = values.domain + " " + values.attribute.astype(str)
+    interval = bootstrap_interval(values[column].to_numpy(float), groups=groups.to_numpy(str))
     ends = [round(value, decimals) for value in interval]
     return pd.Series({"mean": ends[0], "low": ends[1], "high": ends[2], "n": len(values)})
 

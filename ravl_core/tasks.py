@@ -1,16 +1,19 @@
 """One pass over a setting: plant, fine-tune, evaluate, discover, repair, measure."""
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from ravl_core.checks import choice
 from ravl_core.discovery import assign_regions, discover
 from ravl_core.groups import core_regions_only, group_table, performance
+from ravl_core.kept import save_kept
 from ravl_core.metrics import precision_at_k
 from ravl_core.mitigation import mitigate
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.pretraining import initial_vlm
+from ravl_core.records import record_path
 from ravl_core.settings import Setting, build_setting, learned_margin
 from ravl_core.slicing.random_regions import random_precision_at_k
 from ravl_core.zero_shot import evaluate
@@ -41,16 +44,19 @@ class Task:
         return asdict(self)
 
 
-def run_task(task: Task) -> dict:
+def run_task(task: Task, keep: Path | None = None) -> dict:
     """One pass over a setting; returns its metrics.
 
-    Validity and discovery use the val set, accuracies the test set.
+    Validity and discovery use the val set, accuracies the test set. With a folder to `keep` things in, the fine-tuned
+    model and what stage 1 saw stay there; see `ravl_core.kept`.
     """
     setting = task.setting
     data = build_setting(setting)
     initial = initial_vlm(setting.initial, setting.domain, setting.pretrained)
     fine_tuned, history = mitigate(initial, data.finetuning, None, "standard", task.budget, setting.seed)
     val = evaluate(fine_tuned, data.val)
+    if keep is not None:
+        save_kept(keep / record_path("", task.arguments).stem, fine_tuned, val, data.val)
     found = discover(val, seed=setting.seed)
     return {
         "reached_strength": data.reached_strength,
