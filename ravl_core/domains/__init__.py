@@ -5,7 +5,7 @@ import importlib
 
 from ravl_core.domains.dataset import Dataset, Domain
 
-_DOMAINS = {"digits": "digits", "mnist": "mnist", "fashion_mnist": "fashion_mnist"}
+_DOMAINS = {"digits": "digits", "mnist": "mnist", "fashion_mnist": "fashion_mnist", "photos": "photos"}
 
 __all__ = ["Dataset", "Domain", "load_domain"]
 

@@ -1,0 +1,227 @@
+"""Composites: cut-outs of real objects, and where asked a feature, on crops of real backgrounds, 64×64 pixels.
+
+Each image has a core object, which its label names; a feature, where asked; with probability 1/2 a distractor, which
+says nothing about the label; and boxes of all of them and of two patches of background, in random order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ravl_core.domains.coverage import shows
+from ravl_core.domains.dataset import Dataset
+
+SIDE = 64  # pixels of an image
+MASTER = 64  # pixels of the longest side of a cut-out before it is scaled
+LONGEST = ((24, 36), (18, 28), (16, 26))  # pixels of the longest side of core, feature and distractor
+MOST_COVERED = 0.2  # of the box of an object by that of another, and of a background box by the objects' boxes
+TURN = 15  # degrees at most, either way
+TRIES = 48  # random layouts of an image, of which the first good one is taken
+RED = (255, 0, 0)
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """One object without its surroundings."""
+
+    name: str
+    source: int  # which real photograph or scan it comes from
+    pixels: np.ndarray  # (h, w, 4) uint8: red, green, blue, opacity
+    rigid: bool = False  # drawn as it is: neither turned nor recoloured
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the images of one split are made of."""
+
+    cores: tuple[tuple[CutOut, ...], ...]  # of each class
+    feature: tuple[CutOut, ...]
+    distractors: tuple[CutOut, ...]
+    backgrounds: tuple[np.ndarray, ...]  # each (h, w, 3) uint8
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The words of a domain."""
+
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...]  # zero-shot prompts with one {} for the class name
+    captions: tuple[str, ...]  # the same for fine-tuning
+
+
+def red_rectangles() -> tuple[CutOut, ...]:
+    """Flat red rectangles, from upright to lying."""
+    sides = [(MASTER, MASTER), (MASTER, 44), (44, MASTER), (MASTER, 32), (32, MASTER)]
+    return tuple(
+        CutOut("red rectangle", 0, np.full((height, width, 4), (*RED, 255), dtype=np.uint8), rigid=True)
+        for height, width in sides
+    )
+
+
+def cut_out(name: str, source: int, picture: np.ndarray, opacity: np.ndarray) -> CutOut:
+    """The opaque part of a picture (h, w, 3) uint8 with opacity (h, w) in 0…1, scaled to `MASTER` pixels."""
+    from PIL import Image
+
+    rows, columns = (np.flatnonzero((opacity > 0.5).any(axis=axis)) for axis in (1, 0))
+    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pixels = np.dstack([picture[part], (255 * opacity[part]).round().astype(np.uint8)])
+    scale = MASTER / max(pixels.shape[:2])
+    size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
+    return CutOut(name, source, np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)))
+
+
+def compose(
+    material: Material, texts: Texts, labels: np.ndarray, feature_present: np.ndarray, random: np.random.Generator
+) -> Dataset:
+    """One image for each label (N,), with the feature where `feature_present` (N,) says so.
+
+    Everything is drawn for every image, whether it holds the feature or not: with generators of the same state, the
+    images with and without the feature differ in its pixels alone.
+    """
+    everywhere, marked = np.arange(len(labels)), np.flatnonzero(feature_present)
+    is_drawn = np.stack([everywhere >= 0, feature_present, random.random(len(labels)) < 0.5], axis=1)  # (N, 3)
+    objects = _choose(material, labels, random)  # 3 an image: core, feature, distractor
+    draws = random.random((len(labels), 3, 7))
+    patches = [_render(one, i % 3, draws[i // 3, i % 3]) for i, one in enumerate(objects)]
+    sizes = np.array([patch.shape[1::-1] for patch in patches], dtype=np.int64).reshape(-1, 3, 2)  # width, height
+    places = _lay_out(sizes, random)  # (N, 3, 2) left, top
+    object_boxes = np.concatenate([places, places + sizes], axis=2)  # (N, 3, 4)
+    boxes, image_index, kinds = _boxes(object_boxes, is_drawn, random)
+    images = _backgrounds(material.backgrounds, len(labels), random)
+    for image, kind in np.argwhere(is_drawn):
+        _paste(images[image], patches[3 * image + kind], *places[image, kind])
+    phrases = random.integers(0, len(texts.captions), len(labels))
+    shows_core = shows(boxes, image_index, object_boxes[:, 0], everywhere)
+    shows_feature = shows(boxes, image_index, object_boxes[marked, 1], marked)
+    kinds = np.select([shows_core, shows_feature], [0, 1], kinds)  # of background boxes too, should one show them
+    names = np.array([*(one.name for one in objects), ""], dtype=object)
+    return Dataset(
+        images=images,
+        labels=labels,
+        captions=tuple(texts.captions[p].format(texts.class_names[c]) for p, c in zip(phrases, labels, strict=True)),
+        class_names=texts.class_names,
+        templates=texts.templates,
+        boxes=boxes.astype(np.float32),
+        image_index=image_index,
+        shows_core=shows_core,
+        shows_feature=shows_feature,
+        feature_present=feature_present,
+        box_names=tuple(names[np.where(kinds < 3, 3 * image_index + kinds, -1)]),
+        sources=np.array([core.source for core in objects[::3]], dtype=np.int64),
+    )
+
+
+def _choose(material: Material, labels: np.ndarray, random: np.random.Generator) -> list[CutOut]:
+    """Core, feature and distractor of every image, one after the other."""
+    chosen = np.empty((len(labels), 3), dtype=object)
+    for label, cores in enumerate(material.cores):
+        own = np.flatnonzero(labels == label)
+        chosen[own, 0] = _in_turn(cores, len(own), random)
+    chosen[:, 1] = _in_turn(material.feature, len(labels), random)
+    chosen[:, 2] = _in_turn(material.distractors, len(labels), random)
+    return chosen.ravel().tolist()
+
+
+def _in_turn(items: Sequence, count: int, random: np.random.Generator) -> list:
+    """So many of the items, in random order; every one is used before one is used again."""
+    rounds = -(-count // len(items))
+    return [items[i] for _ in range(rounds) for i in random.permutation(len(items))][:count]
+
+
+def _render(one: CutOut, kind: int, draw: np.ndarray) -> np.ndarray:
+    """The object turned, flipped, scaled and recoloured as `draw` (7,) in 0…1 says, cropped to itself: (h, w, 4)."""
+    from PIL import Image
+
+    picture = Image.fromarray(one.pixels)
+    if not one.rigid:
+        if draw[0] < 0.5:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        picture = picture.rotate(TURN * (2 * draw[1] - 1), Image.Resampling.BILINEAR, expand=True)
+    box = picture.getbbox()
+    width, height = box[2] - box[0], box[3] - box[1]
+    shortest, longest = LONGEST[kind]
+    scale = round(shortest + draw[2] * (longest - shortest)) / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    pixels = np.array(picture.resize(size, Image.Resampling.HAMMING, box=box), dtype=np.float32)
+    if not one.rigid:
+        pixels[..., :3] *= (0.8 + 0.4 * draw[3]) * (0.92 + 0.16 * draw[4:])  # light, and its colour
+    return pixels.clip(0, 255)
+
+
+def _lay_out(sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Left and top (N, 3, 2) of objects of these sizes, so that none covers much of another.
+
+    The last layout tried has each object in a corner of its own, where none covers another.
+    """
+    n_images = len(sizes)
+    corners = random.random((n_images, 4)).argsort(axis=1)[:, :3]  # (N, 3)
+    corners = np.stack([corners % 2, corners // 2], axis=2)[:, None]  # (N, 1, 3, 2)
+    tried = np.concatenate([random.random((n_images, TRIES, 3, 2)), corners], axis=1)
+    places = np.rint(tried * (SIDE - sizes)[:, None]).astype(np.int64)  # (N, T, 3, 2)
+    boxes = np.concatenate([places, places + sizes[:, None]], axis=3)
+    worst = np.max([_overlap(boxes[:, :, a], boxes[:, :, b]) for a, b in ((0, 1), (0, 2), (1, 2))], axis=0)
+    return places[np.arange(n_images), _first_good(worst)]
+
+
+def _overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """What two boxes (..., 4) share, as a part of the smaller one."""
+    shared = np.minimum(boxes[..., 2:], others[..., 2:]) - np.maximum(boxes[..., :2], others[..., :2])
+    areas = [(side[..., 2:] - side[..., :2]).prod(axis=-1) for side in (boxes, others)]
+    return shared.clip(min=0).prod(axis=-1) / np.minimum(*areas)
+
+
+def _first_good(overlap: np.ndarray) -> np.ndarray:
+    """The first try (N,) of tries (N, T) with little overlap, or the one with least."""
+    good = overlap <= MOST_COVERED
+    return np.where(good.any(axis=1), good.argmax(axis=1), overlap.argmin(axis=1))
+
+
+def _boxes(
+    object_boxes: np.ndarray, is_drawn: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes (M, 4) of what is drawn and of two patches of background, their images, and what each is: 0…4."""
+    n_images = len(object_boxes)
+    boxes = object_boxes
+    for _ in range(2):
+        boxes = np.concatenate([boxes, _box_beside(boxes, random)[:, None]], axis=1)  # in the end (N, 5, 4)
+    kinds = random.random((n_images, 5)).argsort(axis=1)
+    there = np.concatenate([is_drawn, np.ones((n_images, 2), bool)], axis=1)
+    kept = np.take_along_axis(there, kinds, axis=1)  # (N, 5)
+    image_index = np.repeat(np.arange(n_images), kept.sum(axis=1))
+    return boxes[image_index, kinds[kept]], image_index, kinds[kept]
+
+
+def _box_beside(boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A box (N, 4) in each image with sides of 16…32 pixels that shares little with those there are (N, B, 4)."""
+    sizes = random.integers(SIDE // 4, SIDE // 2 + 1, (len(boxes), TRIES, 2))
+    corners = np.rint(random.random(sizes.shape) * (SIDE - sizes)).astype(np.int64)
+    tried = np.concatenate([corners, corners + sizes], axis=2)  # (N, T, 4)
+    worst = _overlap(tried[:, :, None], boxes[:, None]).max(axis=2)
+    return tried[np.arange(len(tried)), _first_good(worst)]
+
+
+def _backgrounds(pictures: Sequence[np.ndarray], n_images: int, random: np.random.Generator) -> np.ndarray:
+    """A random square of a picture for each image, flipped and lit at random: (N, 64, 64, 3) uint8."""
+    from PIL import Image
+
+    images = np.empty((n_images, SIDE, SIDE, 3), dtype=np.uint8)
+    draws = random.random((n_images, 8))
+    for image, picture, draw in zip(images, _in_turn(pictures, n_images, random), draws, strict=True):
+        height, width = picture.shape[:2]
+        smallest, largest = min(height, width, 3 * SIDE // 4), min(height, width, 3 * SIDE)
+        side = smallest + draw[0] * (largest - smallest)
+        left, top = draw[1] * (width - side), draw[2] * (height - side)
+        box = (left, top, left + side, top + side)
+        pixels = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
+        pixels = np.asarray(pixels)[:, :: 1 if draw[3] < 0.5 else -1]
+        image[:] = (pixels * ((0.8 + 0.4 * draw[4]) * (0.92 + 0.16 * draw[5:]))).clip(0, 255)
+    return images
+
+
+def _paste(image: np.ndarray, patch: np.ndarray, left: int, top: int) -> None:
+    """Blend a patch (h, w, 4) into an image (64, 64, 3), in place."""
+    height, width = patch.shape[:2]
+    under = image[top : top + height, left : left + width]
+    opacity = patch[..., 3:] / 255
+    under[:] = np.rint(under * (1 - opacity) + patch[..., :3] * opacity)
