@@ -1,5 +1,7 @@
 """The digits domain: what its labels, boxes and captions say is what the pixels show."""
 
+import hashlib
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -8,6 +10,8 @@ from ravl_core.domains import load_domain
 from ravl_core.domains.digits import CAPTIONS, CLASS_NAMES, SHARES, TEMPLATES
 from ravl_core.domains.quadrants import RED
 
+DRAWN = "c6ffdfbfcdc8c2ed872b70c2269f9391070da4d5ef7272b27e0becd97c4a6cef"
+PIXELS = "2b1aed3cb7706e09c5cb00841d847a285b4b1d270e2ae3cdf6ace3bdef0618e1"
 DOMAIN = load_domain("digits")
 SPLITS = tuple(SHARES)
 
@@ -139,6 +143,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
     other = compose(seed=1)
     assert not same(compose(), other)
     assert compose().images.tobytes() != other.images.tobytes() and compose().captions != other.captions
+
+
+def digest(*parts):
+    return hashlib.sha256(b"".join(bytes(part) for part in parts)).hexdigest()
+
+
+def test_the_bytes_are_those_that_the_results_were_computed_on():
+    """One digest of what was drawn, one of the pixels, which the versions of constraints.txt make."""
+    sets = [compose(split, n_images, seed) for split in SPLITS for seed, n_images in ((0, 400), (1, 2000))]
+    names = ("labels", "boxes", "image_index", "shows_core", "shows_feature", "feature_present", "sources")
+    captions = "\n".join(caption for data in sets for caption in data.captions)
+    assert digest(*(getattr(data, name) for data in sets for name in names), captions.encode()) == DRAWN
+    assert digest(*(data.images for data in sets)) == PIXELS
+
+
+def test_box_names_are_the_class_the_feature_or_nothing():
+    data = compose()
+    names = np.array(data.box_names)
+    assert len(names) == len(data.boxes)
+    assert (names[data.shows_core] == np.array(CLASS_NAMES)[data.labels]).all()
+    assert set(names[data.shows_feature]) == {"red rectangle"}
+    assert set(names[~data.shows_core & ~data.shows_feature]) == {""}
 
 
 @pytest.mark.parametrize("split, nearest", [("finetunning", "finetuning"), ("tests", "test")])

@@ -54,10 +54,12 @@ def data_file(dataset: str, name: str) -> Path:
         The file is nowhere, and no source gave it; the message says why each did not.
     """
     expected = SHA256[choice("dataset", dataset, SHA256)][choice("name", name, SHA256[dataset])]
-    own = data_folder() / dataset / name
-    if data_folder() != _fetched() and own.is_file():
-        return _checked(own, expected)
-    failures = [f"{own}: no such file"]
+    failures = []
+    if os.environ.get("RAVL_DATA"):
+        own = data_folder() / dataset / name
+        if own.is_file():
+            return _checked(own, expected)
+        failures.append(f"{own}: no such file")
     for source in SOURCES[dataset]:
         try:
             return _fetch(source + name, _fetched() / dataset / name, expected)
@@ -88,9 +90,5 @@ def _fetch(url: str, path: Path, expected: str) -> Path:
     import pooch
 
     pooch.get_logger().setLevel("WARNING")  # it would name folders of this machine in executed notebooks
-    downloader = pooch.HTTPDownloader(
-        progressbar=os.environ.get("RAVL_PROGRESS") != "off",
-        chunk_size=2**16,
-        headers={"Accept-Encoding": "identity"},  # the .gz itself, not what is in it
-    )
+    downloader = pooch.HTTPDownloader(progressbar=os.environ.get("RAVL_PROGRESS") != "off", chunk_size=2**16)
     return Path(pooch.retrieve(url, expected, path.name, path.parent, downloader=downloader))
