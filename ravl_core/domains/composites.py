@@ -15,6 +15,7 @@ from ravl_core.domains.dataset import Dataset
 SIDE = 64  # pixels of an image
 MASTER = 64  # pixels of the longest side of a cut-out before it is scaled
 LONGEST = ((24, 36), (18, 28), (16, 26))  # pixels of the longest side of core, feature and distractor
+BACKGROUND = (48, 192)  # pixels of the square that an image's background is scaled from
 MOST_COVERED = 0.2  # of the box of an object by that of another, and of a background box by the objects' boxes
 TURN = 15  # degrees at most, either way
 TRIES = 48  # random layouts of an image, of which the first good one is taken
@@ -23,11 +24,12 @@ RED = (255, 0, 0)
 
 @dataclass(frozen=True)
 class CutOut:
-    """One object without its surroundings."""
+    """One object without its surroundings, or a piece of background."""
 
-    name: str
-    source: int  # which real photograph or scan it comes from
-    pixels: np.ndarray  # (h, w, 4) uint8: red, green, blue, opacity
+    name: str  # "" for a background
+    pixels: np.ndarray  # (h, w, 4) uint8: red, green, blue, opacity; (h, w, 3) for a background
+    source: int = -1  # which real object it is
+    credit: str = ""  # address of the photograph, where it has to be named
     rigid: bool = False  # drawn as it is: neither turned nor recoloured
 
 
@@ -38,7 +40,7 @@ class Material:
     cores: tuple[tuple[CutOut, ...], ...]  # of each class
     feature: tuple[CutOut, ...]
     distractors: tuple[CutOut, ...]
-    backgrounds: tuple[np.ndarray, ...]  # each (h, w, 3) uint8
+    backgrounds: tuple[CutOut, ...]
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,11 @@ class Texts:
 def red_rectangles() -> tuple[CutOut, ...]:
     """Flat red rectangles, from upright to lying."""
     sides = [(MASTER, MASTER), (MASTER, 44), (44, MASTER), (MASTER, 32), (32, MASTER)]
-    return tuple(
-        CutOut("red rectangle", 0, np.full((height, width, 4), (*RED, 255), dtype=np.uint8), rigid=True)
-        for height, width in sides
-    )
+    pictures = [np.full((height, width, 4), (*RED, 255), dtype=np.uint8) for height, width in sides]
+    return tuple(CutOut("red rectangle", picture, rigid=True) for picture in pictures)
 
 
-def cut_out(name: str, source: int, picture: np.ndarray, opacity: np.ndarray) -> CutOut:
+def cut_out(name: str, picture: np.ndarray, opacity: np.ndarray, source: int = -1, credit: str = "") -> CutOut:
     """The opaque part of a picture (h, w, 3) uint8 with opacity (h, w) in 0…1, scaled to `MASTER` pixels."""
     from PIL import Image
 
@@ -68,7 +68,8 @@ def cut_out(name: str, source: int, picture: np.ndarray, opacity: np.ndarray) ->
     pixels = np.dstack([picture[part], (255 * opacity[part]).round().astype(np.uint8)])
     scale = MASTER / max(pixels.shape[:2])
     size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
-    return CutOut(name, source, np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)))
+    scaled = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    return CutOut(name, scaled, source, credit)
 
 
 def compose(
@@ -79,25 +80,17 @@ def compose(
     Everything is drawn for every image, whether it holds the feature or not: with generators of the same state, the
     images with and without the feature differ in its pixels alone.
     """
-    everywhere, marked = np.arange(len(labels)), np.flatnonzero(feature_present)
-    is_drawn = np.stack([everywhere >= 0, feature_present, random.random(len(labels)) < 0.5], axis=1)  # (N, 3)
-    objects = _choose(material, labels, random)  # 3 an image: core, feature, distractor
-    draws = random.random((len(labels), 3, 7))
-    patches = [_render(one, i % 3, draws[i // 3, i % 3]) for i, one in enumerate(objects)]
-    sizes = np.array([patch.shape[1::-1] for patch in patches], dtype=np.int64).reshape(-1, 3, 2)  # width, height
-    places = _lay_out(sizes, random)  # (N, 3, 2) left, top
+    chosen, is_drawn = _choose(material, labels, feature_present, random)
+    patches, sizes = _render_objects(chosen[:, :3], random)
+    places = _lay_out(sizes, random)
     object_boxes = np.concatenate([places, places + sizes], axis=2)  # (N, 3, 4)
     boxes, image_index, kinds = _boxes(object_boxes, is_drawn, random)
-    images = _backgrounds(material.backgrounds, len(labels), random)
-    for image, kind in np.argwhere(is_drawn):
-        _paste(images[image], patches[3 * image + kind], *places[image, kind])
+    shows_core, shows_feature = (_shown(boxes, image_index, object_boxes[:, k], is_drawn[:, k]) for k in (0, 1))
+    kinds = np.select([shows_core, shows_feature], [0, 1], kinds)  # of a background box too, should it show them
+    names = np.array([[one.name for one in row] for row in chosen], dtype=object).reshape(chosen.shape)
     phrases = random.integers(0, len(texts.captions), len(labels))
-    shows_core = shows(boxes, image_index, object_boxes[:, 0], everywhere)
-    shows_feature = shows(boxes, image_index, object_boxes[marked, 1], marked)
-    kinds = np.select([shows_core, shows_feature], [0, 1], kinds)  # of background boxes too, should one show them
-    names = np.array([*(one.name for one in objects), ""], dtype=object)
     return Dataset(
-        images=images,
+        images=_paint(chosen[:, 3], patches, places, is_drawn, random),
         labels=labels,
         captions=tuple(texts.captions[p].format(texts.class_names[c]) for p, c in zip(phrases, labels, strict=True)),
         class_names=texts.class_names,
@@ -107,20 +100,31 @@ def compose(
         shows_core=shows_core,
         shows_feature=shows_feature,
         feature_present=feature_present,
-        box_names=tuple(names[np.where(kinds < 3, 3 * image_index + kinds, -1)]),
-        sources=np.array([core.source for core in objects[::3]], dtype=np.int64),
+        box_names=tuple(names[image_index, kinds.clip(max=3)]),
+        sources=np.array([core.source for core in chosen[:, 0]], dtype=np.int64),
     )
 
 
-def _choose(material: Material, labels: np.ndarray, random: np.random.Generator) -> list[CutOut]:
-    """Core, feature and distractor of every image, one after the other."""
-    chosen = np.empty((len(labels), 3), dtype=object)
+def credits(
+    material: Material, labels: np.ndarray, feature_present: np.ndarray, random: np.random.Generator
+) -> tuple[str, ...]:
+    """Addresses of the photographs that `compose` takes parts of, given a generator of the same state."""
+    chosen, is_drawn = _choose(material, labels, feature_present, random)
+    return tuple(sorted({one.credit for one in chosen[is_drawn]} - {""}))
+
+
+def _choose(
+    material: Material, labels: np.ndarray, feature_present: np.ndarray, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Core, feature, distractor and background of every image, (N, 4), and which of them are drawn, (N, 4) bool."""
+    chosen = np.empty((len(labels), 4), dtype=object)
     for label, cores in enumerate(material.cores):
         own = np.flatnonzero(labels == label)
         chosen[own, 0] = _in_turn(cores, len(own), random)
-    chosen[:, 1] = _in_turn(material.feature, len(labels), random)
-    chosen[:, 2] = _in_turn(material.distractors, len(labels), random)
-    return chosen.ravel().tolist()
+    for kind, parts in enumerate((material.feature, material.distractors, material.backgrounds), 1):
+        chosen[:, kind] = _in_turn(parts, len(labels), random)
+    always = np.ones(len(labels), dtype=bool)
+    return chosen, np.stack([always, feature_present, random.random(len(labels)) < 0.5, always], axis=1)
 
 
 def _in_turn(items: Sequence, count: int, random: np.random.Generator) -> list:
@@ -129,7 +133,18 @@ def _in_turn(items: Sequence, count: int, random: np.random.Generator) -> list:
     return [items[i] for _ in range(rounds) for i in random.permutation(len(items))][:count]
 
 
-def _render(one: CutOut, kind: int, draw: np.ndarray) -> np.ndarray:
+def _render_objects(chosen: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Each of (N, 3) objects as it will be pasted, (N, 3) of (h, w, 4), and its width and height, (N, 3, 2)."""
+    draws = random.random((*chosen.shape, 7))
+    patches = np.empty(chosen.shape, dtype=object)
+    sizes = np.empty((*chosen.shape, 2), dtype=np.int64)
+    for place in np.ndindex(chosen.shape):
+        patches[place] = _render(chosen[place], LONGEST[place[1]], draws[place])
+        sizes[place] = patches[place].shape[1::-1]
+    return patches, sizes
+
+
+def _render(one: CutOut, longest: tuple[int, int], draw: np.ndarray) -> np.ndarray:
     """The object turned, flipped, scaled and recoloured as `draw` (7,) in 0…1 says, cropped to itself: (h, w, 4)."""
     from PIL import Image
 
@@ -140,8 +155,7 @@ def _render(one: CutOut, kind: int, draw: np.ndarray) -> np.ndarray:
         picture = picture.rotate(TURN * (2 * draw[1] - 1), Image.Resampling.BILINEAR, expand=True)
     box = picture.getbbox()
     width, height = box[2] - box[0], box[3] - box[1]
-    shortest, longest = LONGEST[kind]
-    scale = round(shortest + draw[2] * (longest - shortest)) / max(width, height)
+    scale = round(longest[0] + draw[2] * (longest[1] - longest[0])) / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     pixels = np.array(picture.resize(size, Image.Resampling.HAMMING, box=box), dtype=np.float32)
     if not one.rigid:
@@ -180,14 +194,16 @@ def _first_good(overlap: np.ndarray) -> np.ndarray:
 def _boxes(
     object_boxes: np.ndarray, is_drawn: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Boxes (M, 4) of what is drawn and of two patches of background, their images, and what each is: 0…4."""
+    """Boxes (M, 4) of what is drawn and of two patches of background, their images, and what each is.
+
+    0 is a core, 1 a feature, 2 a distractor, 3 and 4 are background.
+    """
     n_images = len(object_boxes)
     boxes = object_boxes
     for _ in range(2):
         boxes = np.concatenate([boxes, _box_beside(boxes, random)[:, None]], axis=1)  # in the end (N, 5, 4)
     kinds = random.random((n_images, 5)).argsort(axis=1)
-    there = np.concatenate([is_drawn, np.ones((n_images, 2), bool)], axis=1)
-    kept = np.take_along_axis(there, kinds, axis=1)  # (N, 5)
+    kept = np.take_along_axis(is_drawn, kinds.clip(max=3), axis=1)  # (N, 5)
     image_index = np.repeat(np.arange(n_images), kept.sum(axis=1))
     return boxes[image_index, kinds[kept]], image_index, kinds[kept]
 
@@ -201,22 +217,36 @@ def _box_beside(boxes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return tried[np.arange(len(tried)), _first_good(worst)]
 
 
-def _backgrounds(pictures: Sequence[np.ndarray], n_images: int, random: np.random.Generator) -> np.ndarray:
-    """A random square of a picture for each image, flipped and lit at random: (N, 64, 64, 3) uint8."""
+def _shown(boxes: np.ndarray, image_index: np.ndarray, object_boxes: np.ndarray, is_drawn: np.ndarray) -> np.ndarray:
+    """Whether each box shows the object (N, 4) of its image, if that is drawn."""
+    images = np.flatnonzero(is_drawn)
+    return shows(boxes, image_index, object_boxes[images], images)
+
+
+def _paint(
+    backgrounds: np.ndarray, patches: np.ndarray, places: np.ndarray, is_drawn: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Images (N, 64, 64, 3) uint8: a background each, and on it the patches (N, 3) that are drawn."""
+    images = np.empty((len(backgrounds), SIDE, SIDE, 3), dtype=np.uint8)
+    for image, background, draw in zip(images, backgrounds, random.random((len(images), 8)), strict=True):
+        image[:] = _crop(background.pixels, draw)
+    for image, kind in np.argwhere(is_drawn[:, :3]):
+        _paste(images[image], patches[image, kind], *places[image, kind])
+    return images
+
+
+def _crop(picture: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """A square of a picture, flipped and recoloured as `draw` (8,) in 0…1 says: (64, 64, 3)."""
     from PIL import Image
 
-    images = np.empty((n_images, SIDE, SIDE, 3), dtype=np.uint8)
-    draws = random.random((n_images, 8))
-    for image, picture, draw in zip(images, _in_turn(pictures, n_images, random), draws, strict=True):
-        height, width = picture.shape[:2]
-        smallest, largest = min(height, width, 3 * SIDE // 4), min(height, width, 3 * SIDE)
-        side = smallest + draw[0] * (largest - smallest)
-        left, top = draw[1] * (width - side), draw[2] * (height - side)
-        box = (left, top, left + side, top + side)
-        pixels = Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box)
-        pixels = np.asarray(pixels)[:, :: 1 if draw[3] < 0.5 else -1]
-        image[:] = (pixels * ((0.8 + 0.4 * draw[4]) * (0.92 + 0.16 * draw[5:]))).clip(0, 255)
-    return images
+    height, width = picture.shape[:2]
+    smallest, largest = (min(height, width, side) for side in BACKGROUND)
+    side = smallest + draw[0] * (largest - smallest)
+    left, top = draw[1] * (width - side), draw[2] * (height - side)
+    box = (left, top, left + side, top + side)
+    pixels = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=box))
+    light = (0.8 + 0.4 * draw[4]) * (0.92 + 0.16 * draw[5:])  # and its colour
+    return (pixels[:, :: 1 if draw[3] < 0.5 else -1] * light).clip(0, 255)
 
 
 def _paste(image: np.ndarray, patch: np.ndarray, left: int, top: int) -> None:

@@ -21,6 +21,7 @@ SPLITS = ("pretraining", "finetuning", "val", "test")
 CLASS_NAMES = ("cat", "coffee cup", "astronaut", "space shuttle", "motorcycle", "coin", "photographer", "helmet")
 FEATURES = ("red rectangle", "horse", "retina", "snake logo")
 DISTRACTORS = ("mission patch", "cardboard box", "bottle", "page", "name badge")
+HORSE = (45, 30, 22)  # a silhouette has no colour of its own
 TEXTS = Texts(
     class_names=CLASS_NAMES,
     templates=("a photo of a {}", "a picture of a {}", "an image of a {}", "{}"),
@@ -157,15 +158,15 @@ def _object(name: str) -> CutOut:
 
     if name == "horse":  # a silhouette: False is the horse
         opacity = 1.0 - data.horse()
-        return cut_out(name, _source(name), np.full((*opacity.shape, 3), (45, 30, 22), dtype=np.uint8), opacity)
+        return cut_out(name, np.full((*opacity.shape, 3), HORSE, dtype=np.uint8), opacity)
     photograph, *outlines = _OUTLINES[name]
-    return cut_out(name, _source(name), _photograph(photograph), _opacity(photograph, *outlines))
+    return cut_out(name, _photograph(photograph), _opacity(photograph, *outlines), _source(name))
 
 
 def _coins(part: int) -> tuple[CutOut, ...]:
     first = len(CLASS_NAMES) + part * len(_COINS[part])  # after the photographs of the classes
     picture = _photograph("coins")
-    return tuple(cut_out("coin", first + i, picture, _opacity("coins", o)) for i, o in enumerate(_COINS[part]))
+    return tuple(cut_out("coin", picture, _opacity("coins", o), first + i) for i, o in enumerate(_COINS[part]))
 
 
 def _source(name: str) -> int:
@@ -184,13 +185,10 @@ def _opacity(photograph: str, *outlines: tuple[int, ...]) -> np.ndarray:
     return np.asarray(mask.filter(ImageFilter.GaussianBlur(1)), dtype=np.float64) / 255
 
 
-def _background(part: int, photograph: str, box: tuple[int, ...], tint: tuple[float, ...]) -> np.ndarray:
+def _background(part: int, photograph: str, box: tuple[int, ...], tint: tuple[float, ...]) -> CutOut:
     """The quarter of it that is this split's."""
     left, top, right, bottom = box
     width, height = (right - left) // 2, (bottom - top) // 2
     left, top = left + part % 2 * width, top + part // 2 * height
-    return (
-        (_photograph(photograph)[top : top + height, left : left + width] * np.array(tint))
-        .clip(0, 255)
-        .astype(np.uint8)
-    )
+    quarter = _photograph(photograph)[top : top + height, left : left + width]
+    return CutOut("", (quarter * np.array(tint)).clip(0, 255).astype(np.uint8))
