@@ -5,7 +5,13 @@ import importlib
 
 from ravl_core.domains.dataset import Dataset, Domain
 
-_DOMAINS = {"digits": "digits", "mnist": "mnist", "fashion_mnist": "fashion_mnist", "photos": "photos"}
+_DOMAINS = {
+    "digits": "digits",
+    "mnist": "mnist",
+    "fashion_mnist": "fashion_mnist",
+    "photos": "photos",
+    "coco_objects": "coco_objects",
+}
 
 __all__ = ["Dataset", "Domain", "load_domain"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ravl_core.checks import class_indices, same_length, truths
 from ravl_core.domains.coverage import shows
 from ravl_core.domains.dataset import Dataset
 
@@ -20,6 +21,13 @@ MOST_COVERED = 0.2  # of the box of an object by that of another, and of a backg
 TURN = 15  # degrees at most, either way
 TRIES = 48  # random layouts of an image, of which the first good one is taken
 RED = (255, 0, 0)
+TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image of a {}", "{}")  # zero-shot
+CAPTIONS = (
+    "a photo with a {}",
+    "there is a {} in the picture",
+    "the picture shows a {}",
+    "one can see a {} here",
+)
 
 
 @dataclass(frozen=True)
@@ -37,19 +45,10 @@ class CutOut:
 class Material:
     """What the images of one split are made of."""
 
-    cores: tuple[tuple[CutOut, ...], ...]  # of each class
+    cores: tuple[tuple[CutOut, ...], ...]  # of each class, named as the class
     feature: tuple[CutOut, ...]
     distractors: tuple[CutOut, ...]
     backgrounds: tuple[CutOut, ...]
-
-
-@dataclass(frozen=True)
-class Texts:
-    """The words of a domain."""
-
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...]  # zero-shot prompts with one {} for the class name
-    captions: tuple[str, ...]  # the same for fine-tuning
 
 
 def red_rectangles() -> tuple[CutOut, ...]:
@@ -73,13 +72,19 @@ def cut_out(name: str, picture: np.ndarray, opacity: np.ndarray, source: int = -
 
 
 def compose(
-    material: Material, texts: Texts, labels: np.ndarray, feature_present: np.ndarray, random: np.random.Generator
+    material: Material, labels: np.ndarray, feature_present: np.ndarray, random: np.random.Generator
 ) -> Dataset:
     """One image for each label (N,), with the feature where `feature_present` (N,) says so.
 
     Everything is drawn for every image, whether it holds the feature or not: with generators of the same state, the
     images with and without the feature differ in its pixels alone.
+
+    Raises ValueError for a label that is no class, or sides of different lengths.
     """
+    class_names = tuple(cores[0].name for cores in material.cores)
+    labels = class_indices("labels", labels, len(class_names))
+    feature_present = truths("feature_present", feature_present)
+    same_length(labels=labels, feature_present=feature_present)
     chosen, is_drawn = _choose(material, labels, feature_present, random)
     patches, sizes = _render_objects(chosen[:, :3], random)
     places = _lay_out(sizes, random)
@@ -88,13 +93,13 @@ def compose(
     shows_core, shows_feature = (_shown(boxes, image_index, object_boxes[:, k], is_drawn[:, k]) for k in (0, 1))
     kinds = np.select([shows_core, shows_feature], [0, 1], kinds)  # of a background box too, should it show them
     names = np.array([[one.name for one in row] for row in chosen], dtype=object).reshape(chosen.shape)
-    phrases = random.integers(0, len(texts.captions), len(labels))
+    phrases = random.integers(0, len(CAPTIONS), len(labels))
     return Dataset(
         images=_paint(chosen[:, 3], patches, places, is_drawn, random),
         labels=labels,
-        captions=tuple(texts.captions[p].format(texts.class_names[c]) for p, c in zip(phrases, labels, strict=True)),
-        class_names=texts.class_names,
-        templates=texts.templates,
+        captions=tuple(CAPTIONS[p].format(class_names[c]) for p, c in zip(phrases, labels, strict=True)),
+        class_names=class_names,
+        templates=TEMPLATES,
         boxes=boxes.astype(np.float32),
         image_index=image_index,
         shows_core=shows_core,

@@ -12,8 +12,8 @@ from functools import cache
 
 import numpy as np
 
-from ravl_core.checks import choice, class_indices, same_length, truths
-from ravl_core.domains.composites import CutOut, Material, Texts, compose, cut_out, red_rectangles
+from ravl_core.checks import choice
+from ravl_core.domains.composites import CutOut, Material, compose, cut_out, red_rectangles
 from ravl_core.domains.dataset import Dataset
 from ravl_core.randomness import stream
 
@@ -22,16 +22,6 @@ CLASS_NAMES = ("cat", "coffee cup", "astronaut", "space shuttle", "motorcycle", 
 FEATURES = ("red rectangle", "horse", "retina", "snake logo")
 DISTRACTORS = ("mission patch", "cardboard box", "bottle", "page", "name badge")
 HORSE = (45, 30, 22)  # a silhouette has no colour of its own
-TEXTS = Texts(
-    class_names=CLASS_NAMES,
-    templates=("a photo of a {}", "a picture of a {}", "an image of a {}", "{}"),
-    captions=(
-        "a photo with a {}",
-        "there is a {} in the picture",
-        "the picture shows a {}",
-        "one can see a {} here",
-    ),
-)
 
 # Outlines in pixels of the photograph: (left, top, right, bottom) of an ellipse, or x, y of a polygon's corners.
 _CAT = (32, 110, 33, 60, 40, 15, 52, 2, 325, 2, 398, 2, 380, 40, 357, 75, 361, 115, 356, 155, 340, 185, 322, 210,
@@ -119,11 +109,8 @@ class Photos:
         ValueError
             An unknown split or feature, a label that is no class, or sides of different lengths.
         """
-        labels = class_indices("labels", labels, len(CLASS_NAMES))
-        feature_present = truths("feature_present", feature_present)
-        same_length(labels=labels, feature_present=feature_present)
         material = _material(choice("split", split, SPLITS), choice("feature", feature, FEATURES))
-        return compose(material, TEXTS, labels, feature_present, stream(seed, "photos", split))
+        return compose(material, labels, feature_present, stream(seed, "photos", split))
 
 
 def domain() -> Photos:
