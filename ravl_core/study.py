@@ -1,26 +1,33 @@
 """A grid of settings, one record each: `python -m ravl_core.study --profile demo`.
 
-One pass over a setting does everything: plant, fine-tune, evaluate, discover, repair, measure. Finished records are
-reused, so a study that was stopped goes on where it was; settings run in processes of one thread each, which gives
-the same metrics whatever their number.
+One pass over a setting does everything: plant, fine-tune, evaluate, discover, repair, measure. Records are written as
+results arrive and finished ones are reused, so a study that was stopped at any moment goes on where it was. Settings
+run in processes of one thread each, here or on a Dask cluster; on the same kind of machine that gives the same metrics
+whatever their number.
 """
 
 import argparse
 import hashlib
 import math
 import os
+import re
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from ravl_core import paths, records
+from ravl_core.atomic import remove_leftovers
+from ravl_core.checks import whole_number
 from ravl_core.grids import KINDS, grid
+from ravl_core.parallel import Outcome, outcomes
 from ravl_core.paths import MINIATURES
 from ravl_core.profiles import Profile, profile
 from ravl_core.progress import track
@@ -31,10 +38,12 @@ if TYPE_CHECKING:
 
 # The modules that decide the numbers; a record names their common version.
 DECIDING = (
-    "checkpoints", "discovery", "domains", "groups", "kmedoids", "losses", "metrics", "mitigation",
+    "checkpoints", "discovery", "domains", "groups", "kmedoids", "losses", "metrics", "mitigation", "pretraining",
     "randomness", "regions", "settings", "slicing", "tasks", "vlm", "zero_shot",
 )  # fmt: skip
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
+ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
+ONE_AT_A_TIME = Lock()  # the number of threads is the whole process's
 
 
 @dataclass(frozen=True)
@@ -46,75 +55,133 @@ class Study:
     failures: dict[str, str]  # what failed → its traceback, or why it has none
 
 
-def run_study(tasks: Iterable[Task], folder: Path | str, workers: int = 2, description: str = "settings") -> Study:
-    """Run every task that has no current record yet, in `workers` processes of one thread each.
+def run_study(
+    tasks: Iterable[Task],
+    folder: Path | str,
+    workers: int = 2,
+    description: str = "settings",
+    threads: int = 1,
+    scheduler: str | None = None,
+    keep: Path | str | None = None,
+) -> Study:
+    """Run every task that has no current record yet; each leaves a record in `folder` as soon as it is done.
 
-    A task that fails is reported in `failures` with its traceback and does not stop the others. A process that is
-    killed (out of memory, say) ends the run: what is not finished by then is in `failures` too. A record made by other
-    code than the present is made again, and a warning says how many there were.
+    A task that fails is reported in `failures` with its traceback and does not stop the others. One whose process is
+    killed (out of memory, say) is tried once more before it is a failure. A record made by other code than the present
+    is made again, and a warning says how many there were.
+
+    Parameters
+    ----------
+    workers : processes on this machine; 1 is this process.
+    threads : threads of each process. More than one may change the last digits of the metrics.
+    scheduler : the address of a Dask cluster ("tcp://host:8786"), which then runs the tasks instead. Its workers need
+        the versions that this process has, and one thread: a worker runs one task at a time.
+    keep : a folder for what a record leaves out (see `ravl_core.kept`). A task that has a record and nothing kept is
+        run again. The workers of a cluster write there, so it has to be on a disk that they share with this process.
+
+    Raises
+    ------
+    ValueError
+        `workers` or `threads` is no integer of 1 or more, or `scheduler` no address.
+    ImportError, ConnectionError
+        There is no Dask, or no scheduler at that address.
     """
-    tasks, version = list(tasks), code_version()
-    waiting, n_stale = [], 0
-    for task in tasks:
-        record = records.load_record(folder, task.arguments)
-        if record is None or records.stale(record, version):
-            waiting.append(task)
-            n_stale += record is not None
-    if n_stale:
-        warnings.warn(f"{n_stale} records were made by other code than the present and are made again", stacklevel=2)
-    failures = _run_waiting(waiting, folder, version, workers, description)
-    found = [_finished(task, folder, version) for task in tasks]
-    return Study([record for record in found if record is not None], len(tasks) - len(waiting), failures)
-
-
-def _finished(task: Task, folder: Path | str, version: str) -> dict | None:
-    """The record that the present code made of a task."""
-    record = records.load_record(folder, task.arguments)
-    return None if record is None or records.stale(record, version) else record
-
-
-def code_version() -> str:
-    """The common version of what decides the numbers: those modules and the weights that ship."""
-    modules = records.code_version(*(f"ravl_core.{name}" for name in DECIDING))
-    weights = sorted(MINIATURES.glob("*/*.safetensors"))
-    return hashlib.sha256(modules.encode() + b"".join(path.read_bytes() for path in weights)).hexdigest()[:16]
-
-
-def _run_waiting(tasks: Sequence[Task], folder, version: str, workers: int, description: str) -> dict[str, str]:
-    from joblib import Parallel, delayed
-
-    jobs = (delayed(_run_and_save)(task, folder, version) for task in tasks)
-    outcomes = Parallel(n_jobs=max(min(workers, len(tasks)), 1), return_as="generator_unordered")(jobs)
+    _check_where(workers, threads, scheduler)
+    tasks, versions, keep = list(tasks), _versions(), None if keep is None else Path(keep).absolute()
+    work = partial(_run_one, versions=versions, threads=threads, keep=keep)
+    waiting = _unfinished(tasks, folder, versions["code"], keep)
     failures = {}
+    with closing(outcomes(work, waiting, workers, scheduler)) as arriving:
+        for outcome in track(arriving, description, len(waiting)):
+            problem = outcome.problem or _save(outcome, folder, versions["code"])
+            failures |= {str(outcome.task): problem} if problem else {}
+    found = [records.load_record(folder, task.arguments) for task in tasks]
+    finished = [record for record in found if _current(record, versions["code"])]
+    return Study(finished, len(tasks) - len(waiting), failures)
+
+
+def _check_where(workers: int, threads: int, scheduler: str | None) -> None:
+    whole_number("workers", workers, 1)
+    whole_number("threads", threads, 1)
+    if scheduler is not None and not ADDRESS.fullmatch(scheduler):
+        raise ValueError(f"scheduler: expected an address such as tcp://host:8786, got {scheduler!r}")
+
+
+def _unfinished(tasks: Sequence[Task], folder: Path | str, version: str, keep: Path | None) -> list[Task]:
+    """The tasks to run; also tidies up after runs that were killed."""
+    remove_leftovers(folder)
+    if keep is not None:
+        remove_leftovers(keep)
+    found = [records.load_record(folder, task.arguments) for task in tasks]
+    n_stale = sum(record is not None and records.stale(record, version) for record in found)
+    if n_stale:
+        warnings.warn(f"{n_stale} records were made by other code than the present and are made again", stacklevel=3)
+    return [
+        task
+        for task, record in zip(tasks, found, strict=True)
+        if not _current(record, version)
+        or (keep is not None and not (keep / records.record_path(folder, task.arguments).stem).is_dir())
+    ]
+
+
+def _current(record: dict | None, version: str) -> bool:
+    return record is not None and not records.stale(record, version)
+
+
+def _save(outcome: Outcome, folder: Path | str, version: str) -> str:
+    """Write the record of a task; returns the traceback where that fails."""
     try:
-        for what, trace in track(outcomes, description, len(tasks)):
-            failures |= {what: trace} if trace else {}
-    except BrokenProcessPool as error:
-        reason = f"not finished when a worker process was killed; run the study again to go on\n{error}"
-        lost = [str(task) for task in tasks if _finished(task, folder, version) is None]
-        failures = dict.fromkeys(lost, reason) | failures
-    return failures
+        seconds = {"total": outcome.seconds}
+        records.save_record(folder, outcome.task.arguments, outcome.metrics, code_version=version, seconds=seconds)
+        return ""
+    except (ValueError, OSError):
+        return traceback.format_exc()
 
 
-def _run_and_save(task: Task, folder: Path | str, version: str) -> tuple[str, str]:
-    """Run in a worker: the name of the task and the traceback, empty if it went well."""
+@cache  # the version of the code that this process has loaded, whatever becomes of the files
+def code_version() -> str:
+    """The common version of what decides the numbers: those modules and the models that ship."""
+    modules = records.code_version(*(f"ravl_core.{name}" for name in DECIDING))
+    models = sorted(path for path in MINIATURES.glob("*/*") if path.suffix in (".json", ".safetensors"))
+    return hashlib.sha256(modules.encode() + b"".join(path.read_bytes() for path in models)).hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    return {"code": code_version(), **records.package_versions()}
+
+
+def _check_versions(wanted: dict[str, str]) -> None:
+    differing = [f"{name} {own}, not {wanted[name]}" for name, own in _versions().items() if own != wanted[name]]
+    if differing:
+        raise RuntimeError(f"this worker has other versions than the driver of the study: {'; '.join(differing)}")
+
+
+def _run_one(task: Task, versions: dict[str, str], threads: int, keep: Path | None) -> Outcome:
+    """Run in a worker, which may be another machine; the record will name the driver's versions."""
+    try:
+        _check_versions(versions)
+        with ONE_AT_A_TIME, _limited_to(threads):
+            start = time.perf_counter()
+            metrics = run_task(task) if keep is None else run_task(task, keep=keep)
+            return Outcome(task, metrics, time.perf_counter() - start)
+    except Exception:
+        return Outcome(task, problem=traceback.format_exc())
+
+
+@contextmanager
+def _limited_to(threads: int) -> Iterator[None]:
+    """So many threads, no progress, and afterwards all as it was: with one worker this is the caller's own process."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    threads, progress = torch.get_num_threads(), os.environ.get("RAVL_PROGRESS")
+    threads_before, progress = torch.get_num_threads(), os.environ.get("RAVL_PROGRESS")
     os.environ["RAVL_PROGRESS"] = "off"
-    torch.set_num_threads(1)  # sums in one order: the same metrics on any number of processes
+    torch.set_num_threads(threads)  # with one, sums in one order: the same metrics on any number of processes
     try:
-        start = time.perf_counter()
-        with threadpool_limits(1):  # the same for NumPy and SciPy
-            metrics = run_task(task)
-        seconds = {"total": time.perf_counter() - start}
-        records.save_record(folder, task.arguments, metrics, code_version=version, seconds=seconds)
-        return str(task), ""
-    except Exception:
-        return str(task), traceback.format_exc()
-    finally:  # with one worker this is the caller's own process
-        torch.set_num_threads(threads)
+        with threadpool_limits(threads):  # the same for NumPy and SciPy
+            yield
+    finally:
+        torch.set_num_threads(threads_before)
         del os.environ["RAVL_PROGRESS"]
         os.environ |= {} if progress is None else {"RAVL_PROGRESS": progress}
 
@@ -149,22 +216,42 @@ def _points(margin: float | None) -> float | None:
 
 
 def main() -> None:
-    """Run the grid of a profile; finished settings are reused."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", default=None, help="smoke, demo or full; else RAVL_PROFILE, else demo")
-    parser.add_argument("--grid", default="settings", choices=KINDS)
-    parser.add_argument("--workers", type=int, default=None, help="processes of one thread each")
-    arguments = parser.parse_args()
-    chosen = profile(arguments.profile)
-    tasks = grid(chosen, arguments.grid)
-    print(
-        f"{len(tasks)} settings of profile {chosen.name}, {arguments.workers or chosen.workers} processes", flush=True
-    )
-    study = run_study(tasks, records_folder(chosen), arguments.workers or chosen.workers)
-    for what, trace in study.failures.items():
-        print(f"failed: {what}\n{trace}", file=sys.stderr)
+    """Run a grid of a profile; finished settings are reused."""
+    parser = _parser()
+    asked = parser.parse_args()
+    try:
+        chosen = profile(asked.profile)
+        workers = chosen.workers if asked.workers is None else asked.workers
+        _check_where(workers, asked.threads, asked.scheduler)
+    except ValueError as error:
+        parser.error(str(error))
+    tasks = grid(chosen, asked.grid)
+    where = f"on {asked.scheduler}" if asked.scheduler else f"in {workers} process{'es' * (workers > 1)}"
+    print(f"{len(tasks)} settings of profile {chosen.name} {where}", flush=True)
+    keep = paths.cache(chosen) / "kept" if asked.keep else None
+    try:
+        study = run_study(tasks, records_folder(chosen), workers, asked.grid, asked.threads, asked.scheduler, keep)
+    except (ImportError, ConnectionError) as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        print("stopped; finished records are kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    for what, problem in study.failures.items():
+        print(f"failed: {what}\n{problem}", file=sys.stderr)
     print(f"{len(study.records)} of {len(tasks)} records, {study.n_reused} of them reused")
     sys.exit(1 if study.failures else 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--profile", help="smoke, demo or full; else RAVL_PROFILE, else demo")
+    parser.add_argument("--grid", default="settings", choices=KINDS)
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--workers", type=int, help="processes on this machine; else the profile's number")
+    where.add_argument("--scheduler", help="run on this Dask cluster instead: tcp://host:8786")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--keep", action="store_true", help="also keep what records leave out, below .cache")
+    return parser
 
 
 def records_folder(chosen: Profile) -> Path:
@@ -173,4 +260,6 @@ def records_folder(chosen: Profile) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    from ravl_core import study  # not the functions of __main__: workers find these by their names
+
+    study.main()

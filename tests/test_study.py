@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -12,13 +14,14 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 from tiny import tiny_vlm
 
-from ravl_core import records, study
+from ravl_core import paths, progress, records, study
 from ravl_core.checkpoints import load_vlm, save_vlm
 from ravl_core.discovery import assign_regions, discover
 from ravl_core.groups import performance
 from ravl_core.mitigation import Budget, mitigate
+from ravl_core.profiles import profile
 from ravl_core.settings import Setting, build_setting, learned_margin
-from ravl_core.study import run_study
+from ravl_core.study import grid, run_study
 from ravl_core.tasks import Repair, Task
 from ravl_core.zero_shot import evaluate
 
@@ -193,18 +196,31 @@ def test_a_stale_record_is_no_result_when_its_task_now_fails(tmp_path, instant):
 
 def test_the_version_names_modules_that_exist_and_all_that_decide():
     assert len(study.code_version()) == 16
-    decide = {"tasks", "settings", "mitigation", "discovery", "kmedoids", "losses", "vlm", "domains", "regions"}
+    decide = {
+        "tasks",
+        "settings",
+        "pretraining",
+        "mitigation",
+        "discovery",
+        "kmedoids",
+        "losses",
+        "vlm",
+        "domains",
+        "regions",
+    }
     assert decide <= set(study.DECIDING)
 
 
-def test_the_version_follows_the_weights_that_ship(tmp_path, monkeypatch):
+def test_the_version_follows_the_models_that_ship(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "MINIATURES", tmp_path)
-    versions = {study.code_version()}
+    version = study.code_version.__wrapped__
+    versions = {version()}
     (tmp_path / "rn-mini").mkdir()
-    for content in (b"one", b"two"):
-        (tmp_path / "rn-mini" / "open_clip_model.safetensors").write_bytes(content)
-        versions.add(study.code_version())
-    assert len(versions) == 3
+    for name in ("open_clip_model.safetensors", "open_clip_config.json"):
+        for content in (b"one", b"two"):
+            (tmp_path / "rn-mini" / name).write_bytes(content)
+            versions.add(version())
+    assert len(versions) == 5
 
 
 # ---- the process it runs in ----
@@ -225,12 +241,83 @@ def pool_sizes():
     return {pool["num_threads"] for pool in threadpool_info()}
 
 
-def test_a_task_computes_on_one_thread(tmp_path, monkeypatch):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_task_computes_on_one_thread_or_as_many_as_asked_for(tmp_path, monkeypatch, threads):
     inside = []
     monkeypatch.setattr(study, "run_task", lambda task: inside.append((pool_sizes(), torch.get_num_threads())) or {})
-    with threadpool_limits(2, user_api="blas"):
-        run_study(tasks(1), tmp_path, workers=1)
-        assert inside == [({1}, 1)] and 2 in pool_sizes()
+    with threadpool_limits(3, user_api="blas"):
+        run_study(tasks(1), tmp_path, workers=1, threads=threads)
+        assert inside == [({threads}, threads)] and 3 in pool_sizes()
+
+
+@pytest.mark.parametrize("name", ["workers", "threads"])
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True])
+def test_workers_and_threads_are_counts(tmp_path, instant, name, wrong):
+    with pytest.raises(ValueError, match=f"{name}: expected an integer of 1 or more, got {wrong}"):
+        run_study(tasks(1), tmp_path, **{name: wrong})
+    assert instant.ran == []
+
+
+def test_a_worker_with_other_versions_runs_nothing(instant):
+    """A record names the driver's versions, so a worker has to have the same."""
+    outcome = study._run_one(tasks(1)[0], study._versions() | {"torch": "1.0"}, threads=1, keep=None)
+    assert instant.ran == [] and outcome.metrics is None
+    assert "other versions than the driver" in outcome.problem
+    assert re.search(r"torch [\d.]+\S*, not 1\.0$", outcome.problem.strip())
+
+
+# ---- what is kept besides the records ----
+
+
+@pytest.fixture
+def keeping(monkeypatch):
+    """Tasks that take no time and keep a file; returns the seeds that were run."""
+    ran = []
+
+    def run(task, keep=None):
+        ran.append(task.setting.seed)
+        if keep is not None:
+            folder = keep / records.record_path("", task.arguments).stem
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "model").write_text(str(task.setting.seed))
+        return {"seed": task.setting.seed}
+
+    monkeypatch.setattr(study, "run_task", run)
+    return ran
+
+
+def test_what_is_kept_lies_beside_no_record(tmp_path, keeping):
+    run_study(tasks(2), tmp_path / "records", workers=1, keep=tmp_path / "kept")
+    stems = {path.stem for path in (tmp_path / "records").iterdir()}
+    assert {path.name for path in (tmp_path / "kept").iterdir()} == stems and len(stems) == 2
+
+
+def test_a_task_with_a_record_and_nothing_kept_is_run_again(tmp_path, keeping):
+    run_study(tasks(2), tmp_path / "records", workers=1)
+    run_study(tasks(1), tmp_path / "records", workers=1, keep=str(tmp_path / "kept"))
+    assert keeping == [0, 1, 0]
+    done = run_study(tasks(3), tmp_path / "records", workers=1, keep=tmp_path / "kept")
+    assert keeping == [0, 1, 0, 1, 2] and (done.n_reused, seeds(done)) == (1, [0, 1, 2])
+    run_study(tasks(3), tmp_path / "records", workers=1)
+    assert len(keeping) == 5
+
+
+# ---- leftovers ----
+
+
+def test_old_leftovers_of_killed_runs_are_removed_and_new_ones_are_no_records(tmp_path, keeping):
+    records_folder, kept = tmp_path / "records", tmp_path / "kept"
+    run_study(tasks(1), records_folder, workers=1, keep=kept)
+    two_days_ago = time.time() - 2 * 24 * 60 * 60
+    for age in ("old", "new"):
+        (kept / f".{age}.tmp" / "deep").mkdir(parents=True)
+        (records_folder / f".{age}.json.1.tmp").write_text("{")
+    for path in (kept / ".old.tmp", records_folder / ".old.json.1.tmp", *records_folder.glob("*.json")):
+        os.utime(path, (two_days_ago, two_days_ago))
+    done = run_study(tasks(1), records_folder, workers=1, keep=kept)
+    assert (done.n_reused, seeds(done), keeping) == (1, [0], [0])
+    left = sorted(path.name for folder in (kept, records_folder) for path in folder.glob(".*"))
+    assert left == [".new.json.1.tmp", ".new.tmp"]
 
 
 # ---- the command line ----
@@ -254,7 +341,7 @@ def command(tmp_path, instant, monkeypatch):
 def test_the_command_runs_the_grid_of_a_profile(tmp_path, command, instant, capsys):
     assert command("--profile", "smoke", "--workers", "1") == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("2 settings of profile smoke") and last == "2 of 2 records, 0 of them reused"
+    assert first == "2 settings of profile smoke in 1 process" and last == "2 of 2 records, 0 of them reused"
     assert len(list((tmp_path / "results" / "smoke" / "records").glob("*.json"))) == 2
     instant.ran.clear()
     assert command("--profile", "smoke", "--workers", "1") == 0
@@ -275,41 +362,86 @@ def test_the_command_fails_when_a_setting_does_and_says_which(command, instant, 
     assert "seed=1" in printed.err and "ArithmeticError: seed 1" in printed.err and "seed=0" not in printed.err
 
 
-# ---- a killed worker ----
+def test_the_command_runs_the_other_grid(command, instant, capsys):
+    assert command("--profile", "smoke", "--workers", "1", "--grid", "repairs") == 0
+    n_tasks = len(grid(profile("smoke"), "repairs"))
+    assert len(instant.ran) == n_tasks and capsys.readouterr().out.startswith(f"{n_tasks} settings")
 
 
-run_and_save = study._run_and_save
+def test_the_command_keeps_things_out_of_the_results(tmp_path, command, keeping):
+    assert command("--profile", "smoke", "--workers", "1", "--keep") == 0
+    assert command("--profile", "smoke", "--workers", "1", "--keep") == 0
+    assert len(keeping) == 2 and len(list((paths.cache("smoke") / "kept").iterdir())) == 2
+    assert len(list((tmp_path / "results").rglob("*"))) == 2 + 2  # two folders, two records
 
 
-def run_until_killed(task, folder, version):
-    """In a worker: seed 0 is finished, seed 1 fails, and when both are known seed 2 kills its process."""
+def test_the_command_hands_on_threads_and_scheduler(command, monkeypatch, capsys):
+    given = []
 
-    def run_task(task):
+    def run(tasks, folder, workers, description, threads, scheduler, keep):
+        given.append((workers, description, threads, scheduler, keep))
+        return study.Study([], 0, {})
+
+    monkeypatch.setattr(study, "run_study", run)
+    assert command("--profile", "smoke", "--scheduler", "tcp://10.0.0.1:8786", "--threads", "4") == 0
+    assert given == [(profile("smoke").workers, "settings", 4, "tcp://10.0.0.1:8786", None)]
+    assert "on tcp://10.0.0.1:8786" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--scheduler", "10.0.0.1"], "scheduler: expected an address such as tcp://host:8786, got '10.0.0.1'"),
+        (["--scheduler", "tcp://host"], "scheduler: expected an address"),
+        (["--scheduler", "tcp://host:8786", "--workers", "2"], "not allowed with argument"),
+        (["--workers", "0"], "workers: expected an integer of 1 or more, got 0"),
+        (["--threads", "-2"], "threads: expected an integer of 1 or more, got -2"),
+        (["--profile", "smok"], "did you mean 'smoke'"),
+        (["--grid", "repair"], "invalid choice: 'repair'"),
+    ],
+)
+def test_the_command_refuses_what_makes_no_sense(command, instant, capsys, arguments, said):
+    assert command(*arguments) == 2
+    assert said in capsys.readouterr().err and instant.ran == []
+
+
+def test_a_cluster_without_dask_names_the_extra(tmp_path, command, instant, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(ImportError, match=re.escape("pip install 'ravl-core[cluster]'")):
+        run_study(tasks(1), tmp_path / "records", scheduler="tcp://localhost:8786")
+    assert command("--profile", "smoke", "--scheduler", "tcp://localhost:8786") == 2
+    assert "pip install 'ravl-core[cluster]'" in capsys.readouterr().err and instant.ran == []
+
+
+def test_dask_is_imported_only_for_a_cluster():
+    script = "import ravl_core.study, sys; print('distributed' in sys.modules, 'joblib.externals.loky' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", script], text=True).split()[0] == "False"
+
+
+def test_a_log_file_gets_a_line_now_and_then(tmp_path, instant, monkeypatch, capsys):
+    monkeypatch.delenv("RAVL_PROGRESS")
+    run_study(tasks(40), tmp_path / "quick", workers=1)
+    assert capsys.readouterr().err == ""
+    ticks = iter(range(0, 10_000, 3))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(ticks))
+    run_study(tasks(40), tmp_path / "slow", workers=1, description="repairs")
+    lines = capsys.readouterr().err.splitlines()
+    assert 3 <= len(lines) <= 12 and all(re.fullmatch(r"repairs: \d+ of 40\b.*", line) for line in lines)
+
+
+def test_ctrl_c_keeps_what_is_finished(command, instant, monkeypatch, capsys):
+    def interrupted(task):
         if task.setting.seed == 1:
-            raise ArithmeticError("seed 1 fails by itself")
-        while task.setting.seed == 2 and not (any(folder.glob("*.json")) and (folder / "failed").exists()):
-            time.sleep(0.05)
-        if task.setting.seed == 2:
-            os._exit(3)
-        return {"seed": task.setting.seed}
+            raise KeyboardInterrupt
+        return instant.run(task)
 
-    study.run_task = run_task
-    outcome = run_and_save(task, folder, version)
-    if task.setting.seed == 1:
-        (folder / "failed").touch()
-    return outcome
-
-
-def test_a_killed_worker_loses_no_finished_record_and_the_next_run_goes_on(tmp_path, instant, monkeypatch):
-    with monkeypatch.context() as deadly:
-        deadly.setattr(study, "_run_and_save", run_until_killed)
-        done = run_study(tasks(6), tmp_path, workers=2)
-    failed = {int(what.split("seed=")[1].split(",")[0]): reason for what, reason in done.failures.items()}
-    assert 0 in seeds(done) and {1, 2} <= set(failed)
-    assert sorted([*seeds(done), *failed]) == list(range(6))  # each task once, as a record or as a failure
-    assert "worker process was killed" in failed[2] and "EXIT(3)" in failed[2]
-    again = run_study(tasks(6), tmp_path, workers=1)
-    assert (seeds(again), again.failures, again.n_reused) == (list(range(6)), {}, len(done.records))
+    with monkeypatch.context() as at_the_keyboard:
+        at_the_keyboard.setattr(study, "run_task", interrupted)
+        assert command("--profile", "smoke", "--workers", "1") == 130
+    said = capsys.readouterr().err
+    assert said == "stopped; finished records are kept, and the same command goes on from there\n"
+    assert command("--profile", "smoke", "--workers", "1") == 0
+    assert instant.ran == [0, 1] and "1 of them reused" in capsys.readouterr().out
 
 
 # ---- for real ----
@@ -362,21 +494,17 @@ def test_a_real_record_is_what_the_stages_give_one_by_one(real, alone):
             assert recorded[name] == pytest.approx(value)
 
 
-def test_two_processes_write_the_same_bytes_as_one(real, alone, tmp_path):
+def test_two_processes_write_the_same_bytes_as_one_and_report_what_fails(real, alone, tmp_path):
     folder, _ = alone
-    done = run_study(real, tmp_path, workers=2)
-    assert done.failures == {} and done.n_reused == 0
+    lost = Task(replace(SMALL, initial="local-dir:/nowhere"), SHORT)
+    done = run_study([lost, *real], tmp_path, workers=2)
+    assert done.n_reused == 0 and len(done.records) == 2
+    ((what, problem),) = done.failures.items()
+    assert what == str(lost) and problem.startswith("Traceback") and "/nowhere" in problem
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir()) and len(names) == 2
     for name in names:
         assert without_times(tmp_path / name) == without_times(folder / name)
-
-
-def test_a_real_failure_comes_back_from_its_process(tmp_path):
-    lost = tasks(2, initial="local-dir:/nowhere")
-    done = run_study(lost, tmp_path, workers=2)
-    assert done.records == [] and len(done.failures) == 2
-    assert all("nowhere" in trace for trace in done.failures.values())
 
 
 def test_an_unknown_assignment_is_refused(real, tmp_path):
