@@ -70,7 +70,7 @@ class CocoObjects:
     def _material(self, split: str, feature: str) -> Material:
         split, feature = choice("split", split, tuple(SHARES)), choice("feature", feature, self.features)
         folder = find_coco_folder() if self.folder is None else Path(self.folder)
-        return _material(folder.resolve(), split, feature, self.open_licences_only)
+        return _material_of(folder.resolve(), split, feature, self.open_licences_only)
 
 
 def domain() -> CocoObjects:
@@ -146,7 +146,7 @@ def _usable_by_split(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _enough(folder: Path, name: str, split: str, n: int, least: int) -> None:
     if n < least:
-        raise ValueError(f"{folder}: expected at least {least} usable objects of {name!r} for {split}, got {n}")
+        raise ValueError(f"{folder}: expected {least} or more usable pictures of {name!r} for {split}, got {n}")
 
 
 def _objects_of(coco: CocoFolder, allowed: np.ndarray, name: str) -> np.ndarray:
@@ -157,20 +157,14 @@ def _objects_of(coco: CocoFolder, allowed: np.ndarray, name: str) -> np.ndarray:
 
 
 @cache
-def _material(folder: Path, split: str, feature: str, open_licences_only: bool) -> Material:
-    objects, backgrounds = _parts(folder, split, open_licences_only)
-    for name in (*CLASS_NAMES, *OBJECT_FEATURES):
-        if name in CLASS_NAMES or name == feature:
-            _enough(folder, name, split, len(objects[name]), 1)
+def _material_of(folder: Path, split: str, feature: str, open_only: bool) -> Material:
+    objects, backgrounds = _parts(folder, split, open_only)
     distractors = tuple(one for name in DISTRACTORS for one in objects[name])
-    _enough(folder, "a distractor", split, len(distractors), 1)
-    _enough(folder, "background", split, len(backgrounds), 1)
-    return Material(
-        cores=tuple(objects[name] for name in CLASS_NAMES),
-        feature=red_rectangles() if feature == "red rectangle" else objects[feature],
-        distractors=distractors,
-        backgrounds=backgrounds,
-    )
+    features = red_rectangles() if feature == "red rectangle" else objects[feature]
+    cores = {name: objects[name] for name in CLASS_NAMES}
+    for name, parts in (cores | {feature: features, "distractor": distractors, "background": backgrounds}).items():
+        _enough(folder, name, split, len(parts), 1)
+    return Material(tuple(cores.values()), features, distractors, backgrounds)
 
 
 @cache
@@ -232,7 +226,7 @@ def _read_crops(coco: CocoFolder, images: np.ndarray, boxes: np.ndarray) -> list
 def _soft(coco: CocoFolder, box: int, crop: np.ndarray) -> CutOut:
     """The crop with rounded corners and edges that fade out."""
     height, width = crop.shape[:2]
-    radius, fade = 0.3 * min(height, width), 0.08 * min(height, width)
+    radius, fade = 0.3 * min(height, width), 0.12 * min(height, width)
     y, x = (np.abs(np.arange(side) + 0.5 - side / 2) - side / 2 + radius for side in (height, width))
     opacity = (radius - np.hypot(y.clip(min=0)[:, None], x.clip(min=0))) / fade
     name, credit = coco.categories[coco.box_category[box]], coco.credits[coco.box_image[box]]

@@ -15,9 +15,9 @@ from ravl_core.domains.dataset import Dataset
 
 SIDE = 64  # pixels of an image
 MASTER = 64  # pixels of the longest side of a cut-out before it is scaled
-LONGEST = ((24, 36), (18, 28), (16, 26))  # pixels of the longest side of core, feature and distractor
+LONGEST = ((24, 36), (18, 28), (16, 26))  # pixels of the longest side of core, feature and distractor; any two fit
 BACKGROUND = (48, 192)  # pixels of the square that an image's background is scaled from
-MOST_COVERED = 0.2  # of the box of an object by that of another, and of a background box by the objects' boxes
+MOST_COVERED = 0.2  # of a box by another one of its image
 TURN = 15  # degrees at most, either way
 TRIES = 48  # random layouts of an image, of which the first good one is taken
 RED = (255, 0, 0)
@@ -82,29 +82,26 @@ def compose(
     Raises ValueError for a label that is no class, or sides of different lengths.
     """
     class_names = tuple(cores[0].name for cores in material.cores)
-    labels = class_indices("labels", labels, len(class_names))
-    feature_present = truths("feature_present", feature_present)
-    same_length(labels=labels, feature_present=feature_present)
     chosen, is_drawn = _choose(material, labels, feature_present, random)
     patches, sizes = _render_objects(chosen[:, :3], random)
     places = _lay_out(sizes, random)
     object_boxes = np.concatenate([places, places + sizes], axis=2)  # (N, 3, 4)
     boxes, image_index, kinds = _boxes(object_boxes, is_drawn, random)
-    shows_core, shows_feature = (_shown(boxes, image_index, object_boxes[:, k], is_drawn[:, k]) for k in (0, 1))
-    kinds = np.select([shows_core, shows_feature], [0, 1], kinds)  # of a background box too, should it show them
+    shown = [_shown(boxes, image_index, object_boxes[:, kind], is_drawn[:, kind]) for kind in range(3)]
+    kinds = np.select(shown, [0, 1, 2], kinds)  # where there was no room, a background box may show an object
     names = np.array([[one.name for one in row] for row in chosen], dtype=object).reshape(chosen.shape)
     phrases = random.integers(0, len(CAPTIONS), len(labels))
     return Dataset(
         images=_paint(chosen[:, 3], patches, places, is_drawn, random),
-        labels=labels,
+        labels=np.asarray(labels, dtype=np.int64),
         captions=tuple(CAPTIONS[p].format(class_names[c]) for p, c in zip(phrases, labels, strict=True)),
         class_names=class_names,
         templates=TEMPLATES,
         boxes=boxes.astype(np.float32),
         image_index=image_index,
-        shows_core=shows_core,
-        shows_feature=shows_feature,
-        feature_present=feature_present,
+        shows_core=shown[0],
+        shows_feature=shown[1],
+        feature_present=is_drawn[:, 1],
         box_names=tuple(names[image_index, kinds.clip(max=3)]),
         sources=np.array([core.source for core in chosen[:, 0]], dtype=np.int64),
     )
@@ -122,6 +119,9 @@ def _choose(
     material: Material, labels: np.ndarray, feature_present: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Core, feature, distractor and background of every image, (N, 4), and which of them are drawn, (N, 4) bool."""
+    labels = class_indices("labels", labels, len(material.cores))
+    feature_present = truths("feature_present", feature_present)
+    same_length(labels=labels, feature_present=feature_present)
     chosen = np.empty((len(labels), 4), dtype=object)
     for label, cores in enumerate(material.cores):
         own = np.flatnonzero(labels == label)
@@ -165,7 +165,7 @@ def _render(one: CutOut, longest: tuple[int, int], draw: np.ndarray) -> np.ndarr
     pixels = np.array(picture.resize(size, Image.Resampling.HAMMING, box=box), dtype=np.float32)
     if not one.rigid:
         pixels[..., :3] *= (0.8 + 0.4 * draw[3]) * (0.92 + 0.16 * draw[4:])  # light, and its colour
-    return pixels.clip(0, 255)
+    return pixels.clip(0, 255).astype(np.uint8)
 
 
 def _lay_out(sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -258,5 +258,5 @@ def _paste(image: np.ndarray, patch: np.ndarray, left: int, top: int) -> None:
     """Blend a patch (h, w, 4) into an image (64, 64, 3), in place."""
     height, width = patch.shape[:2]
     under = image[top : top + height, left : left + width]
-    opacity = patch[..., 3:] / 255
+    opacity = patch[..., 3:] / np.float32(255)
     under[:] = np.rint(under * (1 - opacity) + patch[..., :3] * opacity)
