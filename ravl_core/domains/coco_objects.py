@@ -118,8 +118,9 @@ def split_of_images(coco: CocoFolder, usable: np.ndarray) -> np.ndarray:
     """
     shares = np.array(list(SHARES.values()))
     split = np.full(len(coco.image_ids), -1)
-    wanted = [coco.categories.index(name) for name in (*CLASS_NAMES, *OBJECT_FEATURES) if name in coco.categories]
-    counts = [np.bincount(coco.box_image[usable & (coco.box_category == c)], minlength=len(split)) for c in wanted]
+    names = np.array(coco.categories)[coco.box_category]  # (A,)
+    wanted = [*((name,) for name in (*CLASS_NAMES, *OBJECT_FEATURES)), DISTRACTORS]  # all distractors as one category
+    counts = [np.bincount(coco.box_image[usable & np.isin(names, group)], minlength=len(split)) for group in wanted]
     for count in sorted(counts, key=np.sum):  # (I,) objects of a category in each image
         lacking = [share * count.sum() - count[split == s].sum() for s, share in enumerate(shares)]
         images = stream(0, "coco_objects", "splits").permutation(np.flatnonzero((count > 0) & (split < 0)))
