@@ -4,7 +4,8 @@ All classes but the coin have one photograph, so what fine-tuning and test sets 
 places, sizes and light: a model that reads "cat" here has seen this cat. Coins and the parts that backgrounds are
 cropped from differ between the splits. `coco_objects` is the same with other objects in every split.
 
-The photographs are free of known copyright restrictions (public domain or CC0, see `skimage.data`).
+For most of the photographs scikit-image states "public domain" or CC0 (see `skimage.data`). It states nothing for the
+stereo pair with the motorcycle, which is from the Middlebury set (Scharstein et al. 2014), the moon and the page.
 """
 
 from dataclasses import dataclass
