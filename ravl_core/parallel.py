@@ -108,7 +108,7 @@ def _on_cluster(work: Work, tasks: Sequence, scheduler: str) -> Iterator[Outcome
 
         futures = client.map(work, tasks, pure=False, key="setting")
         task_of = {future.key: task for future, task in zip(futures, tasks, strict=True)}
-        for future in as_completed(futures):
+        for future in as_completed(futures, loop=client.loop):
             try:
                 outcome = future.result()
             except Exception as error:

@@ -6,7 +6,9 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -264,6 +266,24 @@ def test_a_worker_with_other_versions_runs_nothing(instant):
     assert instant.ran == [] and outcome.metrics is None
     assert "other versions than the driver" in outcome.problem
     assert re.search(r"torch [\d.]+\S*, not 1\.0$", outcome.problem.strip())
+
+
+def test_a_worker_of_many_threads_runs_one_task_at_a_time(monkeypatch):
+    """The number of threads is the whole process's, and the worker of a cluster may have several tasks at once."""
+    inside, most = [], []
+
+    def run(task):
+        inside.append(task)
+        time.sleep(0.05)
+        most.append(len(inside))
+        inside.remove(task)
+        return {}
+
+    monkeypatch.setattr(study, "run_task", run)
+    work = partial(study._run_one, versions=study._versions(), threads=1, keep=None)
+    with ThreadPoolExecutor(3) as pool:
+        assert all(outcome.problem == "" for outcome in pool.map(work, tasks(3)))
+    assert most == [1, 1, 1]
 
 
 # ---- what is kept besides the records ----
