@@ -1,127 +1,174 @@
-"""The grid of a profile: fixed before any result is looked at, every setting with a seed of its own."""
+"""The grids of a profile: fixed before any result is looked at, every setting with a seed of its own."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
+from ravl_core import grids
+from ravl_core.domains import load_domain
+from ravl_core.grids import GRIDS, KINDS, Block, grid
+from ravl_core.mitigation import Budget
 from ravl_core.profiles import PROFILES, profile
 from ravl_core.randomness import stream
 from ravl_core.records import record_path
 from ravl_core.settings import plant_correlation
-from ravl_core.study import grid
+from ravl_core.tasks import Repair
 
-# No shipped profile repeats settings or trains the tower at two strengths; a grid can.
-RICH = replace(profile("full"), name="rich", repetitions=2, tower_strengths=(0.8, 0.95))
-ALL = [*PROFILES.values(), RICH]
+SIZES = ("n_finetuning", "n_val", "n_test")
+every_grid = pytest.mark.parametrize("kind", KINDS)
+every_profile = pytest.mark.parametrize("chosen", PROFILES.values(), ids=lambda chosen: chosen.name)
 
-by_profile = pytest.mark.parametrize("chosen", ALL, ids=lambda chosen: chosen.name)
-
-
-def part(chosen, trained):
-    return [task for task in grid(chosen) if task.budget.trained == trained]
-
-
-def cell(task):
-    return task.setting.strength, task.setting.attribute
+RICH = Block(
+    "digits", (2, 5), (0.0, 0.9), first_seed=100, features=("red rectangle", "blue dot"), initials=("one", "two"),
+    repetitions=3, repairs=(Repair(),),
+)  # fmt: skip
+PLAIN = Block("digits", (7,), (0.5,), first_seed=0, repetitions=2)
 
 
-@by_profile
-def test_every_strength_goes_with_every_attribute_in_a_fixed_order(chosen):
-    expected = []
-    for _ in range(chosen.repetitions):
-        for strength in chosen.strengths:
-            for attribute in chosen.attributes:
-                expected.append((strength, attribute))
-    assert [cell(task) for task in part(chosen, "head")] == expected
-    assert grid(chosen) == grid(chosen)
+@pytest.fixture
+def demo_of(monkeypatch):
+    """The grid of the demo profile, were it made of these blocks."""
+
+    def tasks(*blocks, chosen=PROFILES["demo"]):
+        monkeypatch.setitem(grids.GRIDS["settings"], "demo", blocks)
+        return grid(chosen)
+
+    return tasks
 
 
-@by_profile
-def test_every_setting_has_a_seed_of_its_own(chosen):
-    assert [task.setting.seed for task in part(chosen, "head")] == list(range(len(part(chosen, "head"))))
+def what(task):
+    """What is planted where, without the seed and the numbers of images."""
+    return tuple(
+        getattr(task.setting, field.name) for field in fields(task.setting) if field.name not in (*SIZES, "seed")
+    )
 
 
-@by_profile
-def test_sizes_and_budget_are_the_profiles(chosen):
-    for task in grid(chosen):
-        setting, budget = task.setting, task.budget
-        assert (setting.n_finetuning, setting.n_val, setting.n_test) == (
-            chosen.n_finetuning,
-            chosen.n_val,
-            chosen.n_test,
-        )
-        assert (budget.epochs, budget.precision) == (chosen.epochs, chosen.precision)
+# ---- how a grid is made of blocks ----
 
 
-@by_profile
-def test_repairs_stand_only_where_the_profile_says(chosen):
-    n_cells = len(chosen.strengths) * len(chosen.attributes)
-    for task in part(chosen, "head"):
-        asked = task.setting.seed < n_cells and task.setting.strength in chosen.repaired_strengths
-        sources = [repair.assignment for repair in task.repairs]
-        assert sources == (["discovered", "true", "none"] if asked else [])
-        assert all(repair.recipe == "ravl" and repair.options == {} for repair in task.repairs)
+def test_a_block_holds_every_combination_in_every_repetition(demo_of):
+    tasks = demo_of(RICH)
+    assert len(tasks) == 3 * 2 * 2 * 2 * 2
+    assert len({what(task) for task in tasks}) == len(tasks) / 3
+    assert {task.setting.attribute for task in tasks} == {2, 5} and {task.setting.strength for task in tasks} == {
+        0,
+        0.9,
+    }
+    assert {task.setting.feature for task in tasks} == set(RICH.features)
+    assert {task.setting.initial for task in tasks} == {"one", "two"}
+    assert [task.setting.seed for task in tasks] == list(range(100, 148))
+    assert all(task.repairs == (Repair(),) for task in tasks)
 
 
-@by_profile
-def test_the_tower_is_trained_on_the_same_settings_with_the_same_budget(chosen):
-    head = {task.setting.seed: task for task in part(chosen, "head")}
-    towers = part(chosen, "tower")
-    asked = [(strength, attribute) for strength in chosen.tower_strengths for attribute in chosen.attributes]
-    assert [cell(task) for task in towers] == asked
-    for task in towers:
-        twin = head[task.setting.seed]
-        assert task.setting == twin.setting
-        assert replace(task.budget, trained="head") == twin.budget
-        assert [repair.assignment for repair in task.repairs] == ["discovered"]
-    assert len(grid(chosen)) == len(head) + len(towers)
+def test_blocks_take_turns_so_that_half_a_run_holds_a_little_of_everything(demo_of):
+    tasks = demo_of(RICH, PLAIN)
+    seeds = [task.setting.seed for task in tasks]
+    assert seeds == [*range(100, 116), 0, *range(116, 132), 1, *range(132, 148)]
+    assert len({what(task) for task in tasks[:17]}) == len({what(task) for task in tasks})
 
 
-@by_profile
-def test_arguments_are_plain_and_no_two_tasks_share_a_record(chosen, tmp_path):
-    tasks = grid(chosen)
+def test_more_repetitions_leave_the_first_ones_as_they_were(demo_of):
+    fewer = demo_of(replace(RICH, repetitions=1))
+    assert demo_of(RICH)[: len(fewer)] == fewer
+
+
+def test_a_block_may_ask_for_less_than_the_profile_and_gets_no_more(demo_of):
+    chosen = replace(profile("demo"), epochs=4, n_test=500)
+    for asked, got in ((2, 2), (9, 4)):
+        (task,) = demo_of(replace(PLAIN, repetitions=1, epochs=asked), chosen=chosen)
+        assert task.budget == Budget(epochs=got, precision=chosen.precision)
+    for asked, got in ((100, 100), (2000, 500)):
+        (task,) = demo_of(replace(PLAIN, repetitions=1, n_test=asked), chosen=chosen)
+        assert (task.setting.n_finetuning, task.setting.n_test) == (chosen.n_finetuning, got)
+
+
+def test_a_block_says_what_is_trained(demo_of):
+    assert [task.budget.trained for task in demo_of(PLAIN, replace(PLAIN, trained="tower", repetitions=1))] == [
+        "head", "tower", "head",
+    ]  # fmt: skip
+
+
+def test_an_unknown_grid_is_refused():
+    with pytest.raises(ValueError, match="kind: expected one of 'settings', 'repairs', got 'repair'; did you mean"):
+        grid(profile("smoke"), "repair")
+
+
+# ---- the grids there are ----
+
+
+def test_every_profile_has_every_grid():
+    assert set(GRIDS) == set(KINDS) and all(GRIDS[kind].keys() == PROFILES.keys() for kind in KINDS)
+
+
+@every_grid
+@every_profile
+def test_a_grid_is_the_same_each_time_and_within_the_budget_of_its_profile(chosen, kind):
+    tasks = grid(chosen, kind)
+    assert tasks and tasks == grid(chosen, kind)
+    for task in tasks:
+        assert all(1 <= getattr(task.setting, name) <= getattr(chosen, name) for name in SIZES)
+        assert 1 <= task.budget.epochs <= chosen.epochs and task.budget.precision == chosen.precision
+
+
+@every_profile
+def test_a_seed_belongs_to_one_setting(chosen):
+    """Also across the two grids: the repairs may be of settings that discovery is judged on, with their seeds."""
+    settings = {}
+    for kind in KINDS:
+        for task in grid(chosen, kind):
+            assert settings.setdefault(task.setting.seed, what(task)) == what(task)
+    seeds = [task.setting.seed for task in grid(chosen, "settings")]
+    assert len(set(seeds)) == len(seeds)
+
+
+@every_grid
+@every_profile
+def test_arguments_are_plain_and_no_two_tasks_share_a_record_or_a_name(chosen, kind, tmp_path):
+    tasks = grid(chosen, kind)
     assert len({record_path(tmp_path, task.arguments) for task in tasks}) == len(tasks)
+    assert len({str(task) for task in tasks}) == len(tasks)  # failures are reported by it
     for task in tasks:
         read = json.loads(json.dumps(task.arguments, allow_nan=False))
         assert record_path(tmp_path, read) == record_path(tmp_path, task.arguments)
 
 
-@by_profile
-def test_no_two_tasks_have_the_same_name_in_a_report_of_failures(chosen):
-    assert len({str(task) for task in grid(chosen)}) == len(grid(chosen))
+@every_profile
+def test_discovery_is_judged_on_planted_settings_and_on_controls(chosen):
+    tasks = grid(chosen, "settings")
+    assert {task.setting.strength > 0 for task in tasks} == {True, False}
+    assert all(task.repairs == () for task in tasks)
 
 
-def test_asking_for_more_leaves_what_was_there_as_it_was():
-    """A second repetition, further repairs or towers do not give settings other seeds."""
-    demo = profile("demo")
-    settings = [task.setting for task in grid(demo)]
-    more = replace(demo, repetitions=3, repaired_strengths=demo.strengths, tower_strengths=(0.9,))
-    assert [task.setting for task in part(more, "head")][: len(settings)] == settings
-    assert grid(replace(demo, repetitions=3))[: len(settings)] == grid(demo)
+@every_profile
+def test_repairs_are_of_planted_settings_with_and_without_stage_1(chosen):
+    tasks = grid(chosen, "repairs")
+    assert all(task.repairs and task.setting.strength > 0 for task in tasks)
+    sources = {repair.assignment for task in tasks for repair in task.repairs if repair.recipe == "ravl"}
+    assert {"discovered", "true"} <= sources
 
 
-@pytest.mark.parametrize("name", PROFILES)
-def test_so_many_images_can_show_every_strength(name):
-    chosen = profile(name)
-    for strength in chosen.strengths:
-        for attribute in chosen.attributes[:2]:
-            plant_correlation(chosen.n_finetuning, 10, attribute, strength, stream(0, name))
+@pytest.mark.parametrize(
+    "domain", sorted({block.domain for kind in GRIDS.values() for b in kind.values() for block in b})
+)
+def test_so_many_images_of_a_domain_can_show_what_is_planted(domain):
+    try:
+        source = load_domain(domain)
+    except OSError as error:
+        pytest.skip(f"the data of {domain} are not here: {error}")
+    cells = set()
+    for chosen in PROFILES.values():
+        for setting in (task.setting for kind in KINDS for task in grid(chosen, kind)):
+            if setting.domain == domain:
+                assert setting.feature in source.features and 0 <= setting.attribute < len(source.class_names)
+                cells.add((setting.n_finetuning, setting.strength))
+    for n_images, strength in sorted(cells):
+        plant_correlation(n_images, len(source.class_names), 0, strength, stream(0, domain))
 
 
-def test_the_demo_has_24_settings():
-    tasks = grid(profile("demo"))
-    assert len(tasks) == 24 and sum(bool(task.repairs) for task in tasks) == 4
-
-
-def test_the_full_run_repairs_enough_settings_for_an_interval():
-    repaired = [task.setting for task in part(profile("full"), "head") if task.repairs]
-    assert len(repaired) >= 15
-    assert len({setting.attribute for setting in repaired}) >= 3
-    assert len({setting.strength for setting in repaired}) >= 2
-
-
-def test_smoke_runs_each_kind_of_work_once():
-    tasks = grid(profile("smoke"))
-    assert [bool(task.repairs) for task in tasks] == [False, True]
-    assert tasks[0].setting.strength == 0
+@every_grid
+def test_a_larger_profile_never_does_less(kind):
+    smoke, demo, full = (grid(PROFILES[name], kind) for name in ("smoke", "demo", "full"))
+    assert len(smoke) <= len(demo) <= len(full)
+    for less, more in ((smoke, demo), (demo, full)):
+        assert sum(len(task.repairs) for task in less) <= sum(len(task.repairs) for task in more)
