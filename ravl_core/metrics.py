@@ -1,4 +1,4 @@
-"""How results are judged: precision of a ranking, accuracies of groups, intervals, and strength of a correlation."""
+"""How results are judged: precision of a ranking, accuracies of groups, and intervals."""
 
 from __future__ import annotations
 
@@ -202,38 +202,3 @@ def _group_members(groups: np.ndarray, values: np.ndarray) -> list[np.ndarray]:
     _, which = np.unique(groups, return_inverse=True)
     order = np.argsort(which, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(which[order])) + 1)
-
-
-def cramers_v(classes: np.ndarray, feature: np.ndarray) -> float:
-    """Cramér's V of two categorical vectors: the strength of their association.
-
-    sqrt(χ² / (n · (min(rows, columns) - 1))) of their contingency table, without bias correction.
-
-    Parameters
-    ----------
-    classes, feature : arrays (N,)
-        Categories of each observation, of any type that sorts.
-
-    Returns
-    -------
-    float
-        0 if they are independent (or one of them never varies), 1 if one determines the other.
-
-    Raises
-    ------
-    ValueError
-        If lengths disagree or there is no observation.
-    """
-    classes, feature = np.asarray(classes), np.asarray(feature)
-    checks.same_length(classes=classes, feature=feature)
-    if classes.ndim != 1 or feature.ndim != 1 or len(classes) == 0:
-        raise ValueError(f"classes: expected two vectors with entries, got shapes {classes.shape}, {feature.shape}")
-    row_names, rows = np.unique(classes, return_inverse=True)
-    column_names, columns = np.unique(feature, return_inverse=True)
-    shape = len(row_names), len(column_names)
-    if min(shape) < 2:
-        return 0.0
-    observed = np.bincount(rows * shape[1] + columns, minlength=shape[0] * shape[1]).reshape(shape)
-    expected = np.outer(observed.sum(axis=1), observed.sum(axis=0)) / len(classes)
-    chi_squared = ((observed - expected) ** 2 / expected).sum()
-    return float(min(1.0, np.sqrt(chi_squared / (len(classes) * (min(shape) - 1)))))

@@ -190,11 +190,12 @@ def table(finished: Iterable[dict]) -> "pandas.DataFrame":
     """Records as a table, one row for each setting and recipe, in the order of strength, attribute, seed.
 
     Settings whose whole image tower was trained come last. Accuracies are 0 … 1, `margin` is in points; discovery's
-    columns are the same for all recipes of a setting. What a record holds no number for is NaN.
+    columns and the initial model's are the same for all recipes of a setting. `position` counts the records as they
+    were given, which for a study is the grid's order. What a record holds no number for is NaN.
     """
     import pandas
 
-    rows = [row for record in finished for row in _rows(record)]
+    rows = [{"position": at} | row for at, record in enumerate(finished) for row in _rows(record)]
     rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
     order = ["trained", "strength", "attribute", "seed", "recipe", "assignment"]
     return pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
@@ -204,7 +205,9 @@ def _rows(record: dict) -> list[dict]:
     setting, budget = record["arguments"]["setting"], record["arguments"]["budget"]
     metrics = record["metrics"]
     found = {f"found_{key}" if key == "attribute" else key: value for key, value in metrics["discovery"].items()}
-    common = setting | {"trained": budget["trained"], "margin": _points(metrics["margin"])} | found
+    initial = {f"initial_{name}": metrics["initial"][name] for name in FIGURES_OF_TABLE_3}
+    common = setting | {"trained": budget["trained"], "reached_strength": metrics["reached_strength"]}
+    common |= {"margin": _points(metrics["margin"])} | found | initial
     standard = {"recipe": "standard", "assignment": "none"} | metrics["standard"]
     kept = ("recipe", "assignment", "assignment_recall", "assignment_precision", *FIGURES_OF_TABLE_3)
     return [common | {k: v for k, v in row.items() if k in kept} for row in (standard, *metrics["repairs"])]

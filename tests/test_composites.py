@@ -93,7 +93,7 @@ def test_boxes_lie_in_their_image_and_stand_image_by_image(data):
 def test_boxes_have_the_sizes_of_what_they_are(data):
     sides = data.boxes[:, 2:] - data.boxes[:, :2]
     names = np.array(data.box_names)
-    limits = {"": (16, 32), "red rectangle": (18, 28), "pink": (16, 26)} | dict.fromkeys(CLASS_NAMES, (24, 36))
+    limits = {"": (16, 32), "red rectangle": (20, 28), "pink": (14, 22)} | dict.fromkeys(CLASS_NAMES, (30, 44))
     for name, (low, high) in limits.items():
         longest = sides[names == name].max(axis=1)
         assert longest.min() >= low and longest.max() <= high and longest.max() - longest.min() >= (high - low) - 2

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-from scipy.stats.contingency import association
 
-from ravl_core.metrics import bootstrap_interval, cramers_v, group_accuracies, precision_at_k
+from ravl_core.metrics import bootstrap_interval, group_accuracies, precision_at_k
 
 
 @pytest.mark.parametrize(
@@ -146,23 +145,3 @@ def test_bootstrap_keeps_rows_whole():
 def test_bootstrap_names_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(**arguments)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_cramers_v_is_that_of_scipy(seed):
-    random = np.random.default_rng(seed)
-    classes = random.integers(4, size=200)
-    feature = random.random(200) < np.array([0.1, 0.5, 0.5, 0.9])[classes]
-    table = [[np.sum((classes == c) & (feature == f)) for f in (False, True)] for c in range(4)]
-    np.testing.assert_allclose(cramers_v(classes, feature), association(np.array(table), method="cramer"))
-
-
-def test_the_ends_of_cramers_v():
-    assert cramers_v([0, 0, 1, 1], [True, True, False, False]) == 1
-    assert cramers_v([0, 0, 1, 1], [True, False, True, False]) == 0
-    assert cramers_v([0, 1, 2], [True, True, True]) == 0
-    assert cramers_v(["cat", "dog", "cat"], [1, 0, 1]) == 1
-    with pytest.raises(ValueError, match="feature: expected length 2"):
-        cramers_v([0, 1], [0])
-    with pytest.raises(ValueError, match="classes: expected two vectors"):
-        cramers_v([], [])

@@ -15,10 +15,10 @@ from ravl_core.domains.dataset import Dataset
 
 SIDE = 64  # pixels of an image
 MASTER = 64  # pixels of the longest side of a cut-out before it is scaled
-LONGEST = ((24, 36), (18, 28), (16, 26))  # pixels of the longest side of core, feature and distractor; any two fit
+LONGEST = ((30, 44), (20, 28), (14, 22))  # pixels of the longest side of core, feature and distractor; any two fit
 BACKGROUND = (48, 192)  # pixels of the square that an image's background is scaled from
 MOST_COVERED = 0.2  # of a box by another one of its image
-TURN = 15  # degrees at most, either way
+TURN = 8  # degrees at most, either way
 TRIES = 48  # random layouts of an image, of which the first good one is taken
 RED = (255, 0, 0)
 TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image of a {}", "{}")  # zero-shot

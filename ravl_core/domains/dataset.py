@@ -42,8 +42,6 @@ class Domain(Protocol):
     class_names: tuple[str, ...]
     features: tuple[str, ...]  # names of the features that can be planted
 
-    def compose(
-        self, split: str, labels: np.ndarray, feature_present: np.ndarray, seed: int, feature: str
-    ) -> Dataset:
+    def compose(self, split: str, labels: np.ndarray, feature_present: np.ndarray, seed: int, feature: str) -> Dataset:
         """One image for each label, with the named feature where asked; the splits share no source."""
         ...

@@ -155,7 +155,7 @@ class _Batches:
         self.first_region = np.searchsorted(dataset.image_index, np.arange(len(dataset) + 1))
 
     def __len__(self) -> int:
-        return self.budget.epochs * (len(self.dataset) // self.batch_size) if self.batch_size else 0
+        return self.budget.epochs * (len(self.dataset) // self.batch_size)
 
     def __iter__(self):
         random = stream(self.seed, "batches")
