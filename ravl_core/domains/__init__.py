@@ -11,6 +11,7 @@ _DOMAINS = {
     "fashion_mnist": "fashion_mnist",
     "photos": "photos",
     "coco_objects": "coco_objects",
+    "coco": "coco",
 }
 
 __all__ = ["Dataset", "Domain", "load_domain"]

@@ -18,7 +18,7 @@ def shows(boxes: np.ndarray, image_index: np.ndarray, targets: np.ndarray, targe
     first, last = (np.searchsorted(image_index, target_image, side) for side in ("left", "right"))
     counts = last - first  # (T,) boxes in the target's image; below, P pairs of a target and such a box
     target = np.repeat(np.arange(len(targets)), counts)
-    box = np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
+    box = ranges(first, counts)
     boxes, targets = np.asarray(boxes, dtype=np.float64), np.asarray(targets, dtype=np.float64)
     sides = np.minimum(boxes[box, 2:], targets[target, 2:]) - np.maximum(boxes[box, :2], targets[target, :2])
     shared = sides.clip(min=0).prod(axis=1)  # (P,) pixels
@@ -26,6 +26,11 @@ def shows(boxes: np.ndarray, image_index: np.ndarray, targets: np.ndarray, targe
     shown = np.zeros(len(boxes), dtype=bool)
     shown[box[(of_box >= 0.5) | (of_target >= 0.5) & (of_box >= 0.1)]] = True
     return shown
+
+
+def ranges(first: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """`counts[i]` numbers from `first[i]` on, for each i, one range after the other: (sum of the counts,)."""
+    return np.arange(counts.sum()) + np.repeat(first - np.cumsum(counts) + counts, counts)
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
