@@ -67,11 +67,32 @@ def _task(block: Block, chosen: Profile, values: dict) -> Task:
     return Task(Setting(**values, **sizes), budget, block.repairs)
 
 
+BOTH = ("rn-mini", "rn-mini-deep")
+STRENGTHS = (0.7, 0.8, 0.9, 0.95, 0.99)
+COCO_FEATURES = ("red rectangle", "umbrella", "chair", "banana")
+FULL = {"initials": BOTH, "repetitions": 2, "epochs": 3, "n_test": 1000}
+CONTROLS = {"strengths": (0.0,), "initials": BOTH, "epochs": 3, "n_test": 1000}
+
 GRIDS = {
     "settings": {
-        "smoke": (Block("digits", (9,), (0.0, 0.9), first_seed=0),),
-        "demo": (Block("digits", (0, 3, 7, 9), (0.0, 0.7, 0.8, 0.9, 0.95, 0.99), first_seed=0),),
-        "full": (Block("digits", DIGITS, (0.0, 0.7, 0.8, 0.9, 0.95, 0.99), first_seed=0),),
+        "smoke": (
+            Block("digits", (9,), (0.0, 0.9), first_seed=0),
+            Block("photos", (4,), (0.9,), first_seed=100),
+        ),
+        "demo": (
+            Block("digits", (0, 3, 7, 9), (0.8, 0.95, 0.99), first_seed=0),
+            Block("digits", (3, 9), (0.0,), first_seed=50),
+            Block("photos", (0, 4), (0.8, 0.95, 0.99), first_seed=100, features=("red rectangle", "horse"), epochs=3),
+            Block("photos", (0, 4), (0.0,), first_seed=150, epochs=3),
+        ),
+        "full": (
+            Block("mnist", DIGITS, STRENGTHS, first_seed=10_000, **FULL),
+            Block("fashion_mnist", DIGITS, STRENGTHS, first_seed=20_000, **FULL),
+            Block("coco_objects", tuple(range(6)), STRENGTHS, first_seed=30_000, features=COCO_FEATURES, **FULL),
+            Block("mnist", DIGITS, first_seed=11_000, **CONTROLS),
+            Block("fashion_mnist", DIGITS, first_seed=21_000, **CONTROLS),
+            Block("coco_objects", tuple(range(6)), first_seed=31_000, repetitions=2, **CONTROLS),
+        ),
     },
     "repairs": {
         "smoke": (Block("digits", (9,), (0.9,), first_seed=1, repairs=REPAIRS),),

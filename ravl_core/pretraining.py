@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,38 +20,14 @@ from torch.nn import functional as F
 
 from ravl_core import paths, records
 from ravl_core.checkpoints import MINIATURES, load_vlm, open_clip, save_vlm
-from ravl_core.domains import Dataset, load_domain
+from ravl_core.domains import Dataset, load_domain, modules_of
+from ravl_core.initial_models import MADE, SHIPPED, Pretraining
 from ravl_core.losses import clip_loss
 from ravl_core.progress import track
 from ravl_core.settings import balanced_table
 from ravl_core.vlm import VLM
 from ravl_core.zero_shot import evaluate
 
-
-@dataclass(frozen=True)
-class Pretraining:
-    """How a miniature is made."""
-
-    domain: str = "digits"
-    steps: int = 60  # at most
-    competence: float | None = None  # stop at this zero-shot accuracy, 0 … 1; None: after `steps`
-    batch_size: int = 128
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.01
-    n_images: int = 4000
-    seed: int = 0
-
-
-SHIPPED = {"rn-mini": Pretraining()}
-# The domains whose other miniatures are made when they are asked for. COCO's objects are hard at this size: more
-# training brings a miniature to about 0.4.
-MADE = {
-    "digits": Pretraining("digits", steps=300, competence=0.5),
-    "photos": Pretraining("photos", steps=300, competence=0.5, learning_rate=1e-3),
-    "mnist": Pretraining("mnist", steps=300, competence=0.5),
-    "fashion_mnist": Pretraining("fashion_mnist", steps=300, competence=0.5),
-    "coco_objects": Pretraining("coco_objects", steps=600, competence=0.35, learning_rate=1e-3, n_images=8000),
-}
 CHECK_EVERY = 2  # steps
 CHECKED_IMAGES = 400
 
@@ -79,7 +54,8 @@ def _architectures() -> list[str]:
 
 def _folder(name: str, plan: Pretraining) -> Path:
     """Where a miniature is kept; another plan or other code gives another place."""
-    version = records.code_version(*(f"ravl_core.{module}" for module in ("pretraining", "domains", "vlm", "losses")))
+    modules = [f"ravl_core.{module}" for module in ("pretraining", "vlm", "losses")]
+    version = records.code_version(*modules, *modules_of(plan.domain))
     configuration = (MINIATURES / name / "open_clip_config.json").read_text()
     digest = hashlib.sha256(f"{version} {plan} {configuration}".encode()).hexdigest()[:16]
     return paths.home() / ".cache" / "initial" / f"{name}-{plan.domain}-{digest}"
@@ -103,13 +79,12 @@ def pretrain(name: str, plan: Pretraining, device: str = "cpu") -> VLM:
     clip = open_clip.CLIP(**configuration["model_cfg"])
     tokenizer = open_clip.get_tokenizer(f"local-dir:{MINIATURES / name}")
     vlm = VLM(clip, tokenizer, name, configuration).to(device).to(memory_format=torch.channels_last)
-    data = uncorrelated_set(plan.domain, "pretraining", plan.n_images, plan.seed)
-    images = torch.from_numpy(data.images).permute(0, 3, 1, 2).contiguous()
-    tokens = tokenizer(list(data.captions))
+    images, captions = _pretraining_set(plan)
+    tokens = tokenizer(captions)
     optimizer = torch.optim.AdamW(vlm.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=plan.steps)
     vlm.train()
-    for step, batch in enumerate(track(_batches(len(data), plan), f"pre-training {name}", plan.steps), 1):
+    for step, batch in enumerate(track(_batches(len(images), plan), f"pre-training {name}", plan.steps), 1):
         image_embeddings = vlm.pool(vlm.trunk(vlm.prepare(images[batch])))
         text_embeddings = F.normalize(clip.encode_text(tokens[batch].to(device)), dim=-1)
         optimizer.zero_grad(set_to_none=True)
@@ -121,6 +96,26 @@ def pretrain(name: str, plan: Pretraining, device: str = "cpu") -> VLM:
     return vlm.eval()
 
 
+def _pretraining_set(plan: Pretraining) -> tuple[torch.Tensor, list[str]]:
+    """Images (N, 3, H, W) uint8 and captions; every feature of the domain is in half of its part of the images."""
+    features = load_domain(plan.domain).features
+    n_images = plan.n_images // len(features)
+    parts = [uncorrelated_set(plan.domain, "pretraining", n_images, plan.seed, feature) for feature in features]
+    images = torch.from_numpy(np.concatenate([part.images for part in parts])).permute(0, 3, 1, 2).contiguous()
+    return images, [
+        caption for part in parts for caption in (_full_captions(part) if plan.names_all else part.captions)
+    ]
+
+
+def _full_captions(dataset: Dataset) -> list[str]:
+    """Captions that go on to name what else the boxes of an image show."""
+    others = [set() for _ in range(len(dataset))]
+    for name, image in zip(dataset.box_names, dataset.image_index.tolist(), strict=True):
+        if name and name != dataset.class_names[dataset.labels[image]]:
+            others[image].add(f" and a {name}")
+    return [caption + "".join(sorted(names)) for caption, names in zip(dataset.captions, others, strict=True)]
+
+
 def _competence(vlm: VLM, plan: Pretraining) -> float:
     """Zero-shot accuracy on composites of objects that were not trained on; leaves the model in training mode."""
     accuracy = evaluate(vlm, uncorrelated_set(plan.domain, "finetuning", CHECKED_IMAGES, plan.seed)).accuracy
@@ -128,12 +123,12 @@ def _competence(vlm: VLM, plan: Pretraining) -> float:
     return accuracy
 
 
-def uncorrelated_set(domain: str, split: str, n_images: int, seed: int) -> Dataset:
-    """Equal classes, the first feature of the domain in half of each class."""
+def uncorrelated_set(domain: str, split: str, n_images: int, seed: int, feature: str | None = None) -> Dataset:
+    """Equal classes, a feature of the domain (the first, if none is named) in half of each class."""
     source = load_domain(domain)
     table = balanced_table(n_images, len(source.class_names))
     labels, present = (np.repeat(side.ravel(), table.ravel()) for side in np.indices(table.shape))
-    return source.compose(split, labels, present.astype(bool), seed, source.features[0])
+    return source.compose(split, labels, present.astype(bool), seed, feature or source.features[0])
 
 
 def _batches(n_images: int, plan: Pretraining):

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING
 from ravl_core import paths, records
 from ravl_core.atomic import remove_leftovers
 from ravl_core.checks import whole_number
+from ravl_core.domains import modules_of
 from ravl_core.grids import KINDS, grid
+from ravl_core.initial_models import MADE
 from ravl_core.parallel import Outcome, outcomes
 from ravl_core.paths import MINIATURES
 from ravl_core.profiles import Profile, profile
@@ -36,9 +38,9 @@ from ravl_core.tasks import Task, run_task
 if TYPE_CHECKING:
     import pandas
 
-# The modules that decide the numbers; a record names their common version.
+# The modules that decide the numbers, beside the domain's own; a record names their common version.
 DECIDING = (
-    "checkpoints", "discovery", "domains", "groups", "kmedoids", "losses", "metrics", "mitigation", "pretraining",
+    "checkpoints", "discovery", "groups", "kmedoids", "losses", "metrics", "mitigation", "pretraining",
     "randomness", "regions", "settings", "slicing", "tasks", "vlm", "zero_shot",
 )  # fmt: skip
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
@@ -87,16 +89,17 @@ def run_study(
         There is no Dask, or no scheduler at that address.
     """
     _check_where(workers, threads, scheduler)
-    tasks, versions, keep = list(tasks), _versions(), None if keep is None else Path(keep).absolute()
+    tasks, keep = list(tasks), None if keep is None else Path(keep).absolute()
+    versions = {task.setting.domain: _versions(task.setting.domain) for task in tasks}
     work = partial(_run_one, versions=versions, threads=threads, keep=keep)
-    waiting = _unfinished(tasks, folder, versions["code"], keep)
+    waiting = _unfinished(tasks, folder, keep)
     failures = {}
     with closing(outcomes(work, waiting, workers, scheduler)) as arriving:
         for outcome in track(arriving, description, len(waiting)):
-            problem = outcome.problem or _save(outcome, folder, versions["code"])
+            problem = outcome.problem or _save(outcome, folder)
             failures |= {str(outcome.task): problem} if problem else {}
-    found = [records.load_record(folder, task.arguments) for task in tasks]
-    finished = [record for record in found if _current(record, versions["code"])]
+    found = [(task, records.load_record(folder, task.arguments)) for task in tasks]
+    finished = [record for task, record in found if _current(task, record)]
     return Study(finished, len(tasks) - len(waiting), failures)
 
 
@@ -107,59 +110,62 @@ def _check_where(workers: int, threads: int, scheduler: str | None) -> None:
         raise ValueError(f"scheduler: expected an address such as tcp://host:8786, got {scheduler!r}")
 
 
-def _unfinished(tasks: Sequence[Task], folder: Path | str, version: str, keep: Path | None) -> list[Task]:
+def _unfinished(tasks: Sequence[Task], folder: Path | str, keep: Path | None) -> list[Task]:
     """The tasks to run; also tidies up after runs that were killed."""
     remove_leftovers(folder)
     if keep is not None:
         remove_leftovers(keep)
-    found = [records.load_record(folder, task.arguments) for task in tasks]
-    n_stale = sum(record is not None and records.stale(record, version) for record in found)
+    found = [(task, records.load_record(folder, task.arguments)) for task in tasks]
+    n_stale = sum(record is not None and not _current(task, record) for task, record in found)
     if n_stale:
         warnings.warn(f"{n_stale} records were made by other code than the present and are made again", stacklevel=3)
     return [
         task
-        for task, record in zip(tasks, found, strict=True)
-        if not _current(record, version)
+        for task, record in found
+        if not _current(task, record)
         or (keep is not None and not (keep / records.record_path(folder, task.arguments).stem).is_dir())
     ]
 
 
-def _current(record: dict | None, version: str) -> bool:
-    return record is not None and not records.stale(record, version)
+def _current(task: Task, record: dict | None) -> bool:
+    return record is not None and not records.stale(record, code_version(task.setting.domain))
 
 
-def _save(outcome: Outcome, folder: Path | str, version: str) -> str:
+def _save(outcome: Outcome, folder: Path | str) -> str:
     """Write the record of a task; returns the traceback where that fails."""
+    task, seconds = outcome.task, {"total": outcome.seconds}
     try:
-        seconds = {"total": outcome.seconds}
-        records.save_record(folder, outcome.task.arguments, outcome.metrics, code_version=version, seconds=seconds)
+        version = code_version(task.setting.domain)
+        records.save_record(folder, task.arguments, outcome.metrics, code_version=version, seconds=seconds)
         return ""
     except (ValueError, OSError):
         return traceback.format_exc()
 
 
 @cache  # the version of the code that this process has loaded, whatever becomes of the files
-def code_version() -> str:
-    """The common version of what decides the numbers: those modules and the models that ship."""
-    modules = records.code_version(*(f"ravl_core.{name}" for name in DECIDING))
+def code_version(domain: str) -> str:
+    """The common version of what decides a domain's numbers: modules, models that ship, how the others are made."""
+    modules = records.code_version(*(f"ravl_core.{name}" for name in DECIDING), *modules_of(domain))
     models = sorted(path for path in MINIATURES.glob("*/*") if path.suffix in (".json", ".safetensors"))
-    return hashlib.sha256(modules.encode() + b"".join(path.read_bytes() for path in models)).hexdigest()[:16]
+    plan = f"{modules} {MADE.get(domain)}".encode()
+    return hashlib.sha256(plan + b"".join(path.read_bytes() for path in models)).hexdigest()[:16]
 
 
-def _versions() -> dict[str, str]:
-    return {"code": code_version(), **records.package_versions()}
+def _versions(domain: str) -> dict[str, str]:
+    return {"code": code_version(domain), **records.package_versions()}
 
 
-def _check_versions(wanted: dict[str, str]) -> None:
-    differing = [f"{name} {own}, not {wanted[name]}" for name, own in _versions().items() if own != wanted[name]]
+def _check_versions(domain: str, wanted: dict[str, str]) -> None:
+    own = _versions(domain)
+    differing = [f"{name} {own[name]}, not {version}" for name, version in wanted.items() if own[name] != version]
     if differing:
         raise RuntimeError(f"this worker has other versions than the driver of the study: {'; '.join(differing)}")
 
 
-def _run_one(task: Task, versions: dict[str, str], threads: int, keep: Path | None) -> Outcome:
+def _run_one(task: Task, versions: dict[str, dict[str, str]], threads: int, keep: Path | None) -> Outcome:
     """Run in a worker, which may be another machine; the record will name the driver's versions."""
     try:
-        _check_versions(versions)
+        _check_versions(task.setting.domain, versions[task.setting.domain])
         with ONE_AT_A_TIME, _limited_to(threads):
             start = time.perf_counter()
             metrics = run_task(task) if keep is None else run_task(task, keep=keep)

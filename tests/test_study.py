@@ -91,7 +91,7 @@ def test_every_task_leaves_a_record(tmp_path, instant):
     for task, record in zip(tasks(3), done.records, strict=True):
         assert record == records.load_record(tmp_path, task.arguments)
         assert record["arguments"]["setting"] == task.setting.arguments
-        assert record["versions"]["code"] == study.code_version()
+        assert record["versions"]["code"] == study.code_version("digits")
         assert record["times"]["seconds"]["total"] >= 0
 
 
@@ -185,7 +185,7 @@ def test_records_of_other_code_are_counted_and_redone(tmp_path, instant):
     with pytest.warns(UserWarning, match="2 records were made by other code than the present and are made again"):
         done = run_study(tasks(3), tmp_path, workers=1)
     assert (instant.ran, done.n_reused, seeds(done)) == ([0, 1, 2], 0, [0, 1, 2])
-    assert all(record["versions"]["code"] == study.code_version() for record in done.records)
+    assert all(record["versions"]["code"] == study.code_version("digits") for record in done.records)
 
 
 def test_a_stale_record_is_no_result_when_its_task_now_fails(tmp_path, instant):
@@ -197,7 +197,7 @@ def test_a_stale_record_is_no_result_when_its_task_now_fails(tmp_path, instant):
 
 
 def test_the_version_names_modules_that_exist_and_all_that_decide():
-    assert len(study.code_version()) == 16
+    assert len(study.code_version("digits")) == 16
     decide = {
         "tasks",
         "settings",
@@ -207,7 +207,6 @@ def test_the_version_names_modules_that_exist_and_all_that_decide():
         "kmedoids",
         "losses",
         "vlm",
-        "domains",
         "regions",
     }
     assert decide <= set(study.DECIDING)
@@ -216,12 +215,12 @@ def test_the_version_names_modules_that_exist_and_all_that_decide():
 def test_the_version_follows_the_models_that_ship(tmp_path, monkeypatch):
     monkeypatch.setattr(study, "MINIATURES", tmp_path)
     version = study.code_version.__wrapped__
-    versions = {version()}
+    versions = {version("digits")}
     (tmp_path / "rn-mini").mkdir()
     for name in ("open_clip_model.safetensors", "open_clip_config.json"):
         for content in (b"one", b"two"):
             (tmp_path / "rn-mini" / name).write_bytes(content)
-            versions.add(version())
+            versions.add(version("digits"))
     assert len(versions) == 5
 
 
@@ -262,7 +261,7 @@ def test_workers_and_threads_are_counts(tmp_path, instant, name, wrong):
 
 def test_a_worker_with_other_versions_runs_nothing(instant):
     """A record names the driver's versions, so a worker has to have the same."""
-    outcome = study._run_one(tasks(1)[0], study._versions() | {"torch": "1.0"}, threads=1, keep=None)
+    outcome = study._run_one(tasks(1)[0], {"digits": study._versions("digits") | {"torch": "1.0"}}, threads=1, keep=None)
     assert instant.ran == [] and outcome.metrics is None
     assert "other versions than the driver" in outcome.problem
     assert re.search(r"torch [\d.]+\S*, not 1\.0$", outcome.problem.strip())
@@ -280,7 +279,7 @@ def test_a_worker_of_many_threads_runs_one_task_at_a_time(monkeypatch):
         return {}
 
     monkeypatch.setattr(study, "run_task", run)
-    work = partial(study._run_one, versions=study._versions(), threads=1, keep=None)
+    work = partial(study._run_one, versions={"digits": study._versions("digits")}, threads=1, keep=None)
     with ThreadPoolExecutor(3) as pool:
         assert all(outcome.problem == "" for outcome in pool.map(work, tasks(3)))
     assert most == [1, 1, 1]

@@ -5,16 +5,17 @@ import importlib
 
 from ravl_core.domains.dataset import Dataset, Domain
 
+# Each domain's modules, its own first: what decides its images.
 _DOMAINS = {
-    "digits": "digits",
-    "mnist": "mnist",
-    "fashion_mnist": "fashion_mnist",
-    "photos": "photos",
-    "coco_objects": "coco_objects",
-    "coco": "coco",
+    "digits": ("digits", "quadrants", "dataset"),
+    "photos": ("photos", "composites", "coverage", "dataset"),
+    "mnist": ("mnist", "digits", "quadrants", "files", "dataset"),
+    "fashion_mnist": ("fashion_mnist", "mnist", "digits", "quadrants", "files", "dataset"),
+    "coco_objects": ("coco_objects", "coco_folder", "composites", "coverage", "dataset"),
+    "coco": ("coco", "coco_folder", "coverage", "dataset"),
 }
 
-__all__ = ["Dataset", "Domain", "load_domain"]
+__all__ = ["Dataset", "Domain", "load_domain", "modules_of"]
 
 
 def load_domain(name: str) -> Domain:
@@ -25,8 +26,13 @@ def load_domain(name: str) -> Domain:
     ValueError
         No such domain; the message names the nearest one.
     """
+    return importlib.import_module(modules_of(name)[0]).domain()
+
+
+def modules_of(name: str) -> tuple[str, ...]:
+    """Names of the modules that a domain is made of, its own first; raises ValueError like `load_domain`."""
     if name not in _DOMAINS:
         near = difflib.get_close_matches(name, _DOMAINS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_DOMAINS)}"
         raise ValueError(f"domain: no domain is called {name!r}{hint}")
-    return importlib.import_module(f"ravl_core.domains.{_DOMAINS[name]}").domain()
+    return tuple(f"{__name__}.{module}" for module in _DOMAINS[name])
