@@ -360,11 +360,11 @@ def command(tmp_path, instant, monkeypatch):
 def test_the_command_runs_the_grid_of_a_profile(tmp_path, command, instant, capsys):
     assert command("--profile", "smoke", "--workers", "1") == 0
     first, last = capsys.readouterr().out.splitlines()
-    assert first == "2 settings of profile smoke in 1 process" and last == "2 of 2 records, 0 of them reused"
-    assert len(list((tmp_path / "results" / "smoke" / "records").glob("*.json"))) == 2
+    assert first == "3 settings of profile smoke in 1 process" and last == "3 of 3 records, 0 of them reused"
+    assert len(list((tmp_path / "results" / "smoke" / "records").glob("*.json"))) == 3
     instant.ran.clear()
     assert command("--profile", "smoke", "--workers", "1") == 0
-    assert instant.ran == [] and capsys.readouterr().out.endswith("2 of 2 records, 2 of them reused\n")
+    assert instant.ran == [] and capsys.readouterr().out.endswith("3 of 3 records, 3 of them reused\n")
 
 
 def test_the_command_takes_the_profile_of_the_environment(command, monkeypatch, capsys):
