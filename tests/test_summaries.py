@@ -21,16 +21,17 @@ def figures(random):
     return {name: float(random.uniform(0.2, 1)) for name in FIGURES_OF_TABLE_3}
 
 
-def made_up(attribute, strength, seed, trained="head", sources=()):
+def made_up(attribute, strength, seed, trained="head", sources=(), domain="digits"):
     """A record as a study leaves it, with numbers that only its seed and the trained part decide."""
     random = np.random.default_rng([seed, trained == "tower"])
     found = random.random() < 0.8
     return {
         "arguments": {
-            "setting": {"domain": "digits", "attribute": attribute, "strength": strength, "seed": seed},
+            "setting": {"domain": domain, "attribute": attribute, "strength": strength, "seed": seed},
             "budget": {"trained": trained, "epochs": 5},
         },
         "metrics": {
+            "reached_strength": strength + 0.003,
             "margin": float(random.uniform(-5, 60)),
             "initial": figures(random),
             "standard": figures(random) | {"final_loss": 1.0, "groups": {"image_count": [[1, 2]]}},
@@ -122,8 +123,10 @@ def test_a_row_for_each_setting_and_recipe(finished, whole):
 def test_rows_are_ordered_whatever_the_order_of_the_records(finished, whole):
     assert whole[KEYS].apply(tuple, axis=1).is_monotonic_increasing
     assert list(whole.index) == list(range(len(whole)))
-    shuffled = [finished[i] for i in np.random.default_rng(0).permutation(len(finished))]
-    pandas.testing.assert_frame_equal(table(iter(shuffled)), whole)
+    order = np.random.default_rng(0).permutation(len(finished))
+    shuffled = table(finished[i] for i in order)
+    pandas.testing.assert_frame_equal(shuffled.drop(columns="position"), whole.drop(columns="position"))
+    assert np.array_equal(order[shuffled.position], whole.position)
 
 
 def test_the_table_holds_the_numbers_of_the_records(finished, whole):
@@ -136,6 +139,8 @@ def test_the_table_holds_the_numbers_of_the_records(finished, whole):
             assert same(of_recipe["assignment_precision"], row["assignment_precision"])
         assert all(same(of_recipe[name], row[name]) for name in FIGURES_OF_TABLE_3)
         assert same(values["margin"] and round(values["margin"], 9), row["margin"])
+        assert row["reached_strength"] == values["reached_strength"]
+        assert all(row[f"initial_{name}"] == values["initial"][name] for name in FIGURES_OF_TABLE_3)
         discovery = values["discovery"].copy()
         assert same(discovery.pop("attribute"), row["found_attribute"])
         assert all(same(value, row[name]) for name, value in discovery.items())
@@ -188,6 +193,15 @@ def test_the_reference_is_the_file_of_the_full_run(whole, tmp_path, monkeypatch)
     pandas.testing.assert_frame_equal(summaries.changes(read), summaries.changes(whole), check_dtype=False)
 
 
+def test_each_grid_has_a_reference_of_its_own(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    (tmp_path / "results" / "full").mkdir(parents=True)
+    whole[:3].to_csv(tmp_path / "results" / "full" / "repairs.csv", index=False)
+    pandas.testing.assert_frame_equal(summaries.reference_table("repairs"), whole[:3], check_dtype=False)
+    with pytest.raises(FileNotFoundError, match="settings.csv"):
+        summaries.reference_table()
+
+
 def test_a_missing_reference_names_the_command_that_makes_it(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "PROJECT", tmp_path)
     with pytest.raises(FileNotFoundError, match="results/full/settings.csv .*make reproduce PROFILE=full"):
@@ -219,7 +233,28 @@ def test_validity_counts_settings_of_each_strength(finished, whole):
 def test_a_margin_at_the_threshold_is_valid():
     record = made_up(3, 0.9, 1)
     record["metrics"]["margin"] = 20.0
-    assert summaries.validity_table(table([record]), [10, 20, 21]).loc[0.9].tolist() == [1, 1, 1, 0]
+    assert summaries.validity_table(table([record]), thresholds=[10, 20, 21]).loc[0.9].tolist() == [1, 1, 1, 0]
+
+
+def test_validity_is_counted_by_whatever_is_asked_for():
+    made = [made_up(3, 0.9, seed, domain=domain) for seed in range(6) for domain in ("digits", "photos")]
+    counts = summaries.validity_table(table(made), by=["domain", "strength"], thresholds=[10])
+    assert counts.index.tolist() == [("digits", 0.9), ("photos", 0.9)]
+    valid = sum(margin_of(record) >= 10 for record in made[::2])
+    assert counts.loc[("photos", 0.9)].tolist() == [6, valid]
+
+
+def test_methods_are_judged_on_the_first_valid_settings_of_the_grid(finished):
+    order = np.random.default_rng(1).permutation(len(finished))
+    given = [finished[i] for i in order]
+    kept = [
+        at
+        for at, record in enumerate(given)
+        if setting_of(record)[0] == "head" and strength_of(record) > 0 and margin_of(record) >= 10
+    ]
+    assert len(kept) > 3
+    assert summaries.evaluated(table(given)).position.tolist() == kept
+    assert summaries.evaluated(table(given), most=2).position.tolist() == kept[:2]
 
 
 # ---- means with intervals ----
@@ -236,6 +271,13 @@ def test_settings_of_one_attribute_have_no_spread_between_attributes(whole):
     one = whole[whole.attribute == 3]
     summary = summaries.mean_with_interval(one, "image_overall")
     assert summary["low"] == summary["mean"] == summary["high"] == round(one.image_overall.mean(), 3)
+
+
+def test_the_same_attribute_of_another_domain_is_drawn_apart():
+    made = table([made_up(3, 0.9, seed, domain=domain) for seed in range(6) for domain in ("digits", "photos")])
+    summary = summaries.mean_with_interval(made, "image_overall", decimals=6)
+    expected = loop_interval(made.image_overall.tolist(), made.domain.tolist())
+    assert summary.tolist() == pytest.approx([*expected, 12], abs=1e-6)
 
 
 def test_missing_values_are_left_out_and_not_counted(whole):
