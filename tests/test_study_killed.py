@@ -20,10 +20,10 @@ from ravl_core.mitigation import Budget
 from ravl_core.settings import Setting
 from ravl_core.tasks import Task
 
-N_SETTINGS = 28
+N_SETTINGS = 24
 SMALL = Setting(strength=0.9, n_finetuning=200, n_val=60, n_test=20)
 SHORT = Budget(epochs=1, batch_size=64, learning_rate=1e-3)
-WORKERS = (2, 1, 2, 1, 2)  # of the runs that are killed; what they leave does not depend on it
+WORKERS = (2, 1, 1, 2, 1)  # of the runs that are killed; what they leave does not depend on it
 DRIVER = "import sys; from test_study_killed import drive; drive(*sys.argv[1:])"
 
 run_one = study._run_one
