@@ -69,8 +69,9 @@ def _task(block: Block, chosen: Profile, values: dict) -> Task:
 
 BOTH = ("rn-mini", "rn-mini-deep")
 STRENGTHS = (0.7, 0.8, 0.9, 0.95, 0.99)
-COCO_FEATURES = ("red rectangle", "umbrella", "chair", "banana")
+COCO_CLASSES = tuple(range(5))
 FULL = {"initials": BOTH, "repetitions": 2, "epochs": 3, "n_test": 1000}
+COCO = FULL | {"epochs": 5}  # objects are learned more slowly than scans
 CONTROLS = {"strengths": (0.0,), "initials": BOTH, "epochs": 3, "n_test": 1000}
 
 GRIDS = {
@@ -88,10 +89,11 @@ GRIDS = {
         "full": (
             Block("mnist", DIGITS, STRENGTHS, first_seed=10_000, **FULL),
             Block("fashion_mnist", DIGITS, STRENGTHS, first_seed=20_000, **FULL),
-            Block("coco_objects", tuple(range(6)), STRENGTHS, first_seed=30_000, features=COCO_FEATURES, **FULL),
+            Block("coco_objects", COCO_CLASSES, STRENGTHS, first_seed=30_000, **COCO | {"repetitions": 5}),
+            Block("coco_objects", COCO_CLASSES, STRENGTHS, first_seed=40_000, features=("person", "banana"), **COCO),
             Block("mnist", DIGITS, first_seed=11_000, **CONTROLS),
             Block("fashion_mnist", DIGITS, first_seed=21_000, **CONTROLS),
-            Block("coco_objects", tuple(range(6)), first_seed=31_000, repetitions=2, **CONTROLS),
+            Block("coco_objects", COCO_CLASSES, (0.0,), first_seed=39_000, **COCO),
         ),
     },
     "repairs": {

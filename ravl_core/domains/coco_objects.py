@@ -22,8 +22,8 @@ from ravl_core.progress import track
 from ravl_core.randomness import stream
 
 SHARES = {"pretraining": 0.3, "finetuning": 0.4, "val": 0.15, "test": 0.15}  # of the objects of each category
-CLASS_NAMES = ("person", "car", "bus", "horse", "motorcycle", "tv")
-OBJECT_FEATURES = ("umbrella", "chair", "banana")  # COCO's categories, as are the classes
+CLASS_NAMES = ("car", "bus", "horse", "motorcycle", "tv")
+OBJECT_FEATURES = ("person", "banana")  # COCO's categories, as are the classes
 DISTRACTORS = ("elephant", "bird", "boat", "pizza", "cup", "bowl", "cake", "toilet", "teddy bear")
 SHORTEST_SIDE = 24  # pixels of a usable object's box
 NARROWEST, WIDEST = 0.4, 2.5  # its width over its height

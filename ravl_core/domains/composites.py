@@ -15,7 +15,7 @@ from ravl_core.domains.dataset import Dataset
 
 SIDE = 64  # pixels of an image
 MASTER = 64  # pixels of the longest side of a cut-out before it is scaled
-LONGEST = ((30, 44), (20, 28), (14, 22))  # pixels of the longest side of core, feature and distractor; any two fit
+LONGEST = ((30, 44), (24, 32), (14, 22))  # pixels of the longest side of core, feature and distractor; any two fit
 BACKGROUND = (48, 192)  # pixels of the square that an image's background is scaled from
 MOST_COVERED = 0.2  # of a box by another one of its image
 TURN = 8  # degrees at most, either way
@@ -171,10 +171,11 @@ def _render(one: CutOut, longest: tuple[int, int], draw: np.ndarray) -> np.ndarr
 def _lay_out(sizes: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Left and top (N, 3, 2) of objects of these sizes, so that none covers much of another.
 
-    The last layout tried has each object in a corner of its own, where none covers another.
+    The last layout tried has each object in a corner of its own, core and feature in opposite ones: that is good.
     """
     n_images = len(sizes)
-    corners = random.random((n_images, 4)).argsort(axis=1)[:, :3]  # (N, 3)
+    core, beside = random.integers(0, 4, n_images), random.integers(1, 3, n_images)
+    corners = np.stack([core, 3 - core, core ^ beside], axis=1)  # (N, 3) of core, feature, distractor
     corners = np.stack([corners % 2, corners // 2], axis=2)[:, None]  # (N, 1, 3, 2)
     tried = np.concatenate([random.random((n_images, TRIES, 3, 2)), corners], axis=1)
     places = np.rint(tried * (SIDE - sizes)[:, None]).astype(np.int64)  # (N, T, 3, 2)
