@@ -33,9 +33,18 @@ def _bar(iterable: Iterable[Item], description: str, total: int | None) -> Itera
 
 
 def _lines(iterable: Iterable[Item], description: str, total: int | None) -> Iterator[Item]:
-    last = time.monotonic()
+    started = last = time.monotonic()
     for done, item in enumerate(iterable, start=1):
         yield item
-        if time.monotonic() - last >= SECONDS_BETWEEN_LINES and done != total:
-            print(f"{description}: {done} of {'?' if total is None else total}", file=sys.stderr, flush=True)
-            last = time.monotonic()
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and done != total:
+            print(f"{description}: {_how_far(done, total, now - started)}", file=sys.stderr, flush=True)
+            last = now
+
+
+def _how_far(done: int, total: int | None, seconds: float) -> str:
+    """How many are done, at what rate, and how long the rest takes at that rate."""
+    rate = f"{60 * done / seconds:.1f} a minute"
+    if total is None:
+        return f"{done} of ?, {rate}"
+    return f"{done} of {total}, {rate}, {seconds / done * (total - done) / 60:.0f} min left"

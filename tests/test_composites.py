@@ -192,7 +192,8 @@ def test_objects_vary_in_light_and_turn():
     data = composed(np.zeros(200, dtype=int), np.zeros(200, dtype=bool))
     green = np.array(data.box_names) == "green"
     core, images = data.boxes[green].astype(int), data.image_index[green]
-    light = [data.images[i, (y1 + y2) // 2, (x1 + x2) // 2, 1] for i, (x1, y1, x2, y2) in zip(images, core, strict=True)]
+    x, y = (core[:, :2] + core[:, 2:]).T // 2
+    light = data.images[images, y, x, 1]
     ratios = (core[:, 2] - core[:, 0]) / (core[:, 3] - core[:, 1])
     assert np.std(light) > 10 and np.std(ratios) > 0.05
 

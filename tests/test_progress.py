@@ -1,6 +1,7 @@
 """The progress display: a bar on a terminal only, and never a change to what is iterated."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -41,13 +42,20 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 def test_elsewhere_there_are_a_few_lines(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     list(track(range(8), "fine-tune"))
-    assert sys.stderr.getvalue().splitlines() == [f"fine-tune: {done} of 8" for done in (2, 4, 6)]
+    lines = sys.stderr.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"fine-tune: {done} of 8" for done in (2, 4, 6)]
+    assert all(re.fullmatch(r"[^,]+, \d+\.\d a minute, \d+ min left", line) for line in lines)
+
+
+def test_rate_and_time_left_follow_from_what_is_done():
+    assert progress._how_far(30, 120, 600.0) == "30 of 120, 3.0 a minute, 30 min left"
+    assert progress._how_far(1, None, 30.0) == "1 of ?, 2.0 a minute"
 
 
 def test_a_loop_of_unknown_length_says_so(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     list(track((x for x in range(3)), "fine-tune"))
-    assert sys.stderr.getvalue() == "fine-tune: 2 of ?\n"
+    assert sys.stderr.getvalue().startswith("fine-tune: 2 of ?, ")
 
 
 def test_a_short_loop_is_silent(monkeypatch):
