@@ -7,10 +7,10 @@ holds a little of everything.
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ravl_core.checks import choice
-from ravl_core.mitigation.budget import Budget
+from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.profiles import Profile
 from ravl_core.settings import Setting
 from ravl_core.tasks import Repair, Task
@@ -32,9 +32,10 @@ class Block:
     features: tuple[str, ...] = ("red rectangle",)
     initials: tuple[str, ...] = ("rn-mini",)
     repetitions: int = 1
-    epochs: int = 5
+    pretrained: str | None = None  # open_clip's tag of the initial models' weights
+    budget: Budget = DEFAULT_BUDGET  # the profile decides its precision, and may cut its epochs
+    n_finetuning: int = 10_000  # these two are at most what the profile allows
     n_test: int = 2000
-    trained: str = "head"
     repairs: tuple[Repair, ...] = ()
 
     def settings(self) -> Iterator[tuple[int, dict]]:
@@ -61,18 +62,26 @@ def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
 
 
 def _task(block: Block, chosen: Profile, values: dict) -> Task:
-    n_test = min(block.n_test, chosen.n_test)
-    sizes = {"n_finetuning": chosen.n_finetuning, "n_val": chosen.n_val, "n_test": n_test}
-    budget = Budget(epochs=min(block.epochs, chosen.epochs), precision=chosen.precision, trained=block.trained)
-    return Task(Setting(**values, **sizes), budget, block.repairs)
+    n_finetuning, n_test = min(block.n_finetuning, chosen.n_finetuning), min(block.n_test, chosen.n_test)
+    sizes = {"n_finetuning": n_finetuning, "n_val": chosen.n_val, "n_test": n_test}
+    budget = replace(block.budget, epochs=min(block.budget.epochs, chosen.epochs), precision=chosen.precision)
+    return Task(Setting(**values, **sizes, pretrained=block.pretrained), budget, block.repairs)
 
 
 BOTH = ("rn-mini", "rn-mini-deep")
 STRENGTHS = (0.7, 0.8, 0.9, 0.95, 0.99)
 COCO_CLASSES = tuple(range(5))
-FULL = {"initials": BOTH, "repetitions": 2, "epochs": 3, "n_test": 1000}
-COCO = FULL | {"epochs": 5}  # objects are learned more slowly than scans
-CONTROLS = {"strengths": (0.0,), "initials": BOTH, "epochs": 3, "n_test": 1000}
+SHORT, TOWER = Budget(epochs=3), Budget(trained="tower")
+FULL = {"initials": BOTH, "repetitions": 2, "budget": SHORT, "n_test": 1000}
+COCO = FULL | {"budget": DEFAULT_BUDGET}  # objects are learned more slowly than scans
+CONTROLS = {"strengths": (0.0,), "initials": BOTH, "budget": SHORT, "n_test": 1000}
+# CLIP's own models; the learning rate is ours, and was not tried
+CLIP = {
+    "initials": ("RN50-quickgelu", "RN101-quickgelu"),
+    "pretrained": "openai",
+    "budget": Budget(trained="tower", learning_rate=2e-5),
+    "n_test": 1000,
+}
 
 GRIDS = {
     "settings": {
@@ -83,8 +92,10 @@ GRIDS = {
         "demo": (
             Block("digits", (0, 3, 7, 9), (0.8, 0.95, 0.99), first_seed=0),
             Block("digits", (3, 9), (0.0,), first_seed=50),
-            Block("photos", (0, 4), (0.8, 0.95, 0.99), first_seed=100, features=("red rectangle", "horse"), epochs=3),
-            Block("photos", (0, 4), (0.0,), first_seed=150, epochs=3),
+            Block(
+                "photos", (0, 4), (0.8, 0.95, 0.99), first_seed=100, features=("red rectangle", "horse"), budget=SHORT
+            ),
+            Block("photos", (0, 4), (0.0,), first_seed=150, budget=SHORT),
         ),
         "full": (
             Block("mnist", DIGITS, STRENGTHS, first_seed=10_000, **FULL),
@@ -95,13 +106,20 @@ GRIDS = {
             Block("fashion_mnist", DIGITS, first_seed=21_000, **CONTROLS),
             Block("coco_objects", COCO_CLASSES, (0.0,), first_seed=39_000, **COCO),
         ),
+        "paper": (
+            Block("mnist", DIGITS, STRENGTHS, first_seed=50_000, **CLIP),
+            Block("fashion_mnist", DIGITS, STRENGTHS, first_seed=60_000, **CLIP),
+            Block("mnist", DIGITS, (0.0,), first_seed=59_000, **CLIP),
+            Block("coco", (0, 1, 2), STRENGTHS, 70_000, features=("chair",), n_finetuning=2000, **CLIP),
+        ),
     },
     "repairs": {
         "smoke": (Block("digits", (9,), (0.9,), first_seed=1, repairs=REPAIRS),),
         "demo": (Block("digits", (0, 3, 7, 9), (0.95,), first_seed=16, repairs=REPAIRS),),
         "full": (
             Block("digits", DIGITS, (0.9, 0.95, 0.99), first_seed=30, repairs=REPAIRS),
-            Block("digits", DIGITS, (0.9,), first_seed=30, repairs=REPAIRS[:1], trained="tower"),
+            Block("digits", DIGITS, (0.9,), first_seed=30, repairs=REPAIRS[:1], budget=TOWER),
         ),
+        "paper": (Block("mnist", DIGITS, (0.9, 0.95, 0.99), first_seed=55_000, repairs=REPAIRS, **CLIP),),
     },
 }

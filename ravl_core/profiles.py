@@ -28,6 +28,8 @@ PROFILES = {
     "demo": Profile("demo", n_finetuning=2000, epochs=5, n_val=1000, n_test=2000, precision="float32", workers=2),
     # the reference run that the notebooks show beside their own
     "full": Profile("full", n_finetuning=2000, epochs=5, n_val=1000, n_test=2000, precision="bfloat16", workers=2),
+    # CLIP's own models at 224 pixels, with OpenAI's weights; wants a GPU or a cluster, and has not been run by us
+    "paper": Profile("paper", n_finetuning=10_000, epochs=5, n_val=1000, n_test=1000, precision="bfloat16", workers=1),
 }
 
 

@@ -76,15 +76,18 @@ def test_more_repetitions_leave_the_first_ones_as_they_were(demo_of):
 def test_a_block_may_ask_for_less_than_the_profile_and_gets_no_more(demo_of):
     chosen = replace(profile("demo"), epochs=4, n_test=500)
     for asked, got in ((2, 2), (9, 4)):
-        (task,) = demo_of(replace(PLAIN, repetitions=1, epochs=asked), chosen=chosen)
+        (task,) = demo_of(replace(PLAIN, repetitions=1, budget=Budget(epochs=asked)), chosen=chosen)
         assert task.budget == Budget(epochs=got, precision=chosen.precision)
     for asked, got in ((100, 100), (2000, 500)):
         (task,) = demo_of(replace(PLAIN, repetitions=1, n_test=asked), chosen=chosen)
         assert (task.setting.n_finetuning, task.setting.n_test) == (chosen.n_finetuning, got)
+    for asked, got in ((500, 500), (9999, chosen.n_finetuning)):
+        (task,) = demo_of(replace(PLAIN, repetitions=1, n_finetuning=asked), chosen=chosen)
+        assert task.setting.n_finetuning == got
 
 
 def test_a_block_says_what_is_trained(demo_of):
-    assert [task.budget.trained for task in demo_of(PLAIN, replace(PLAIN, trained="tower", repetitions=1))] == [
+    assert [task.budget.trained for task in demo_of(PLAIN, replace(PLAIN, budget=Budget(trained="tower"), repetitions=1))] == [
         "head", "tower", "head",
     ]  # fmt: skip
 
