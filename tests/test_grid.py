@@ -87,9 +87,8 @@ def test_a_block_may_ask_for_less_than_the_profile_and_gets_no_more(demo_of):
 
 
 def test_a_block_says_what_is_trained(demo_of):
-    assert [task.budget.trained for task in demo_of(PLAIN, replace(PLAIN, budget=Budget(trained="tower"), repetitions=1))] == [
-        "head", "tower", "head",
-    ]  # fmt: skip
+    tower = replace(PLAIN, budget=Budget(trained="tower"), repetitions=1)
+    assert [task.budget.trained for task in demo_of(PLAIN, tower)] == ["head", "tower", "head"]
 
 
 def test_an_unknown_grid_is_refused():

@@ -25,7 +25,7 @@ def test_the_argument_goes_before_the_environment_and_that_before_demo(monkeypat
 
 
 def test_an_unknown_name_says_where_from_and_what_is_near(monkeypatch):
-    with pytest.raises(ValueError, match="profile: expected .*smoke, demo, full, paper, got 'smok'; did you mean 'smoke'"):
+    with pytest.raises(ValueError, match="expected .*smoke, demo, full, paper, got 'smok'; did you mean 'smoke'"):
         profile("smok")
     monkeypatch.setenv("RAVL_PROFILE", "xyz")
     with pytest.raises(ValueError, match="RAVL_PROFILE: expected one of .* got 'xyz'$"):
