@@ -9,6 +9,7 @@ from PIL import Image
 import ravl_core
 from ravl_core import summaries
 from ravl_core.pretraining import uncorrelated_set
+from ravl_core.settings import THRESHOLDS
 
 PROJECT = Path(__file__).parents[1]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -19,21 +20,42 @@ def cells(line):
 
 
 def test_the_repair_table_is_that_of_the_reference_run():
-    changed = summaries.changes(summaries.reference_table())
+    changed = summaries.changes(summaries.reference_table("repairs"))
     valid = changed[(changed.trained == "head") & (changed.margin >= 10)]
     expected = summaries.repair_table(valid)
     written = {cells(line)[0]: cells(line)[1:] for line in README.splitlines() if line.startswith("| RaVL")}
     assert {name: [str(value) for value in row] for name, row in expected.iterrows()} == written
 
 
+def test_the_table_of_valid_settings_is_that_of_the_reference_run():
+    planted = summaries.of_standard_models(summaries.reference_table()).query("strength > 0")
+    for (domain, initial), row in summaries.validity_table(planted, by=["domain", "initial"]).iterrows():
+        assert f"| {domain}, {initial} | " + " | ".join(map(str, [*row.iloc[1:], row.iloc[0]])) + " |" in README
+    total = [int((planted.margin >= threshold).sum()) for threshold in THRESHOLDS]
+    assert "| all | " + " | ".join(map(str, [*total, len(planted)])) + " |" in README
+
+
+def test_the_counts_of_settings_are_those_of_the_reference_run():
+    models = summaries.of_standard_models(summaries.reference_table())
+    planted, words = models.query("strength > 0"), " ".join(README.split())
+    assert f"{len(planted)} planted settings" in words
+    assert f"{(planted.margin >= 10).sum()} of them were learned" in words
+    assert f"{len(models) - len(planted)} more have nothing planted" in words
+    assert len(summaries.evaluated(models)) == summaries.PAPERS_SETTINGS == 654 and "first 654" in words
+
+
 def test_the_precision_is_that_of_the_reference_run():
-    table = summaries.discovery_table(summaries.reference_table())
+    reference, words = summaries.reference_table(), " ".join(README.split())
+    judged = summaries.evaluated(reference)
+    table = summaries.discovery_table(judged)
     for method in ("RaVL", "Random"):
         row = table.loc[(10, method)]
-        assert f"{method} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]" in README
-    assert f"{table.loc[(10, 'RaVL'), 'n']} settings" in README
-    controls = summaries.of_standard_models(summaries.reference_table()).query("strength == 0")
-    assert f"{controls.n_findings.median():.0f} clusters a model (median)" in README.replace("\n", " ")
+        assert f"{method} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]" in words
+    for (domain, feature), group in judged.groupby(["domain", "feature"]):
+        row = summaries.mean_with_interval(group, "precision_at_10")
+        assert f"{domain}, {feature}: {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}], n = {len(group)}" in words
+    controls = summaries.of_standard_models(reference).query("strength == 0")
+    assert f"{controls.n_findings.median():.0f} clusters a model (median)" in words
 
 
 def test_links_and_pictures_exist():
