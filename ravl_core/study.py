@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from ravl_core import paths, records
 from ravl_core.atomic import remove_leftovers
-from ravl_core.checks import whole_number
+from ravl_core.checks import choice, whole_number
 from ravl_core.domains import modules_of
 from ravl_core.grids import KINDS, grid
 from ravl_core.initial_models import MADE
@@ -45,6 +45,7 @@ DECIDING = (
 )  # fmt: skip
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
+DEVICES = ("cpu", "cuda")
 ONE_AT_A_TIME = Lock()  # the number of threads is the whole process's
 
 
@@ -65,6 +66,7 @@ def run_study(
     threads: int = 1,
     scheduler: str | None = None,
     keep: Path | str | None = None,
+    device: str = "cpu",
 ) -> Study:
     """Run every task that has no current record yet; each leaves a record in `folder` as soon as it is done.
 
@@ -80,34 +82,44 @@ def run_study(
         the versions that this process has, and one thread: a worker runs one task at a time.
     keep : a folder for what a record leaves out (see `ravl_core.kept`). A task that has a record and nothing kept is
         run again. The workers of a cluster write there, so it has to be on a disk that they share with this process.
+    device : where each process trains and encodes: "cpu", or "cuda"; several processes share a GPU. A record names it,
+        and is one whatever its device.
 
     Raises
     ------
     ValueError
-        `workers` or `threads` is no integer of 1 or more, or `scheduler` no address.
+        `workers` or `threads` is no integer of 1 or more, `scheduler` no address, or there is no such device here.
     ImportError, ConnectionError
         There is no Dask, or no scheduler at that address.
     """
-    _check_where(workers, threads, scheduler)
+    _check_where(workers, threads, scheduler, device)
     tasks, keep = list(tasks), None if keep is None else Path(keep).absolute()
     versions = {task.setting.domain: _versions(task.setting.domain) for task in tasks}
-    work = partial(_run_one, versions=versions, threads=threads, keep=keep)
+    work = partial(_run_one, versions=versions, threads=threads, keep=keep, device=device)
     waiting = _unfinished(tasks, folder, keep)
     failures = {}
     with closing(outcomes(work, waiting, workers, scheduler)) as arriving:
         for outcome in track(arriving, description, len(waiting)):
-            problem = outcome.problem or _save(outcome, folder)
+            problem = outcome.problem or _save(outcome, folder, device)
             failures |= {str(outcome.task): problem} if problem else {}
     found = [(task, records.load_record(folder, task.arguments)) for task in tasks]
     finished = [record for task, record in found if _current(task, record)]
     return Study(finished, len(tasks) - len(waiting), failures)
 
 
-def _check_where(workers: int, threads: int, scheduler: str | None) -> None:
+def _check_where(workers: int, threads: int, scheduler: str | None, device: str) -> None:
     whole_number("workers", workers, 1)
     whole_number("threads", threads, 1)
     if scheduler is not None and not ADDRESS.fullmatch(scheduler):
         raise ValueError(f"scheduler: expected an address such as tcp://host:8786, got {scheduler!r}")
+    if choice("device", device, DEVICES) == "cuda" and scheduler is None and not _has_gpu():
+        raise ValueError("device: expected 'cpu', as this machine has no GPU that torch can use, got 'cuda'")
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _unfinished(tasks: Sequence[Task], folder: Path | str, keep: Path | None) -> list[Task]:
@@ -131,12 +143,12 @@ def _current(task: Task, record: dict | None) -> bool:
     return record is not None and not records.stale(record, code_version(task.setting.domain))
 
 
-def _save(outcome: Outcome, folder: Path | str) -> str:
+def _save(outcome: Outcome, folder: Path | str, device: str) -> str:
     """Write the record of a task; returns the traceback where that fails."""
     task, seconds = outcome.task, {"total": outcome.seconds}
     try:
-        version = code_version(task.setting.domain)
-        records.save_record(folder, task.arguments, outcome.metrics, code_version=version, seconds=seconds)
+        names = {"code_version": code_version(task.setting.domain), "device": device}
+        records.save_record(folder, task.arguments, outcome.metrics, **names, seconds=seconds)
         return ""
     except (ValueError, OSError):
         return traceback.format_exc()
@@ -162,13 +174,13 @@ def _check_versions(domain: str, wanted: dict[str, str]) -> None:
         raise RuntimeError(f"this worker has other versions than the driver of the study: {'; '.join(differing)}")
 
 
-def _run_one(task: Task, versions: dict[str, dict[str, str]], threads: int, keep: Path | None) -> Outcome:
+def _run_one(task: Task, versions: dict[str, dict[str, str]], threads: int, keep: Path | None, device: str) -> Outcome:
     """Run in a worker, which may be another machine; the record will name the driver's versions."""
     try:
         _check_versions(task.setting.domain, versions[task.setting.domain])
         with ONE_AT_A_TIME, _limited_to(threads):
             start = time.perf_counter()
-            metrics = run_task(task) if keep is None else run_task(task, keep=keep)
+            metrics = run_task(task, keep=keep, device=device)
             return Outcome(task, metrics, time.perf_counter() - start)
     except Exception:
         return Outcome(task, problem=traceback.format_exc())
@@ -231,7 +243,7 @@ def main() -> None:
     try:
         chosen = profile(asked.profile)
         workers = chosen.workers if asked.workers is None else asked.workers
-        _check_where(workers, asked.threads, asked.scheduler)
+        _check_where(workers, asked.threads, asked.scheduler, asked.device)
     except ValueError as error:
         parser.error(str(error))
     tasks = grid(chosen, asked.grid)
@@ -239,7 +251,9 @@ def main() -> None:
     print(f"{len(tasks)} settings of profile {chosen.name} {where}", flush=True)
     keep = paths.cache(chosen) / "kept" if asked.keep else None
     try:
-        study = run_study(tasks, records_folder(chosen), workers, asked.grid, asked.threads, asked.scheduler, keep)
+        study = run_study(
+            tasks, records_folder(chosen), workers, asked.grid, asked.threads, asked.scheduler, keep, asked.device
+        )
     except (ImportError, ConnectionError) as error:
         parser.error(str(error))
     except KeyboardInterrupt:
@@ -259,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--workers", type=int, help="processes on this machine; else the profile's number")
     where.add_argument("--scheduler", help="run on this Dask cluster instead: tcp://host:8786")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--device", default="cpu", choices=DEVICES, help="where models are trained")
     parser.add_argument("--keep", action="store_true", help="also keep what records leave out, below .cache")
     return parser
 

@@ -44,15 +44,15 @@ class Task:
         return asdict(self)
 
 
-def run_task(task: Task, keep: Path | None = None) -> dict:
+def run_task(task: Task, keep: Path | None = None, device: str = "cpu") -> dict:
     """One pass over a setting; returns its metrics.
 
-    Validity and discovery use the val set, accuracies the test set. With a folder to `keep` things in, the fine-tuned
-    model and what stage 1 saw stay there; see `ravl_core.kept`.
+    Validity and discovery use the val set, accuracies the test set. Models run on `device`. With a folder to `keep`
+    things in, the fine-tuned model and what stage 1 saw stay there; see `ravl_core.kept`.
     """
     setting = task.setting
     data = build_setting(setting)
-    initial = initial_vlm(setting.initial, setting.domain, setting.pretrained)
+    initial = initial_vlm(setting.initial, setting.domain, setting.pretrained).to(device)
     fine_tuned, history = mitigate(initial, data.finetuning, None, "standard", task.budget, setting.seed)
     val = evaluate(fine_tuned, data.val)
     if keep is not None:

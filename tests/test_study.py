@@ -59,7 +59,8 @@ def instant(monkeypatch):
     class Instant:
         ran, fails = [], set()
 
-        def run(self, task):
+        def run(self, task, **options):
+            self.options = options
             self.ran.append(task.setting.seed)
             if task.setting.seed in self.fails:
                 raise ArithmeticError(f"seed {task.setting.seed} with {task.budget.epochs} epochs")
@@ -162,7 +163,7 @@ def test_two_failures_on_one_setting_are_both_reported(tmp_path, instant):
 
 
 def test_metrics_that_no_record_can_hold_are_a_failure_of_their_task(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "run_task", lambda task: {"model": object()})
+    monkeypatch.setattr(study, "run_task", lambda task, **options: {"model": object()})
     done = run_study(tasks(1), tmp_path, workers=1)
     assert done.records == [] and "expected numbers, strings" in "".join(done.failures.values())
 
@@ -246,7 +247,12 @@ def pool_sizes():
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_task_computes_on_one_thread_or_as_many_as_asked_for(tmp_path, monkeypatch, threads):
     inside = []
-    monkeypatch.setattr(study, "run_task", lambda task: inside.append((pool_sizes(), torch.get_num_threads())) or {})
+
+    def run(task, **options):
+        inside.append((pool_sizes(), torch.get_num_threads()))
+        return {}
+
+    monkeypatch.setattr(study, "run_task", run)
     with threadpool_limits(3, user_api="blas"):
         run_study(tasks(1), tmp_path, workers=1, threads=threads)
         assert inside == [({threads}, threads)] and 3 in pool_sizes()
@@ -262,9 +268,8 @@ def test_workers_and_threads_are_counts(tmp_path, instant, name, wrong):
 
 def test_a_worker_with_other_versions_runs_nothing(instant):
     """A record names the driver's versions, so a worker has to have the same."""
-    outcome = study._run_one(
-        tasks(1)[0], {"digits": study._versions("digits") | {"torch": "1.0"}}, threads=1, keep=None
-    )
+    wanted = {"digits": study._versions("digits") | {"torch": "1.0"}}
+    outcome = study._run_one(tasks(1)[0], wanted, threads=1, keep=None, device="cpu")
     assert instant.ran == [] and outcome.metrics is None
     assert "other versions than the driver" in outcome.problem
     assert re.search(r"torch [\d.]+\S*, not 1\.0$", outcome.problem.strip())
@@ -274,7 +279,7 @@ def test_a_worker_of_many_threads_runs_one_task_at_a_time(monkeypatch):
     """The number of threads is the whole process's, and the worker of a cluster may have several tasks at once."""
     inside, most = [], []
 
-    def run(task):
+    def run(task, **options):
         inside.append(task)
         time.sleep(0.05)
         most.append(len(inside))
@@ -282,10 +287,28 @@ def test_a_worker_of_many_threads_runs_one_task_at_a_time(monkeypatch):
         return {}
 
     monkeypatch.setattr(study, "run_task", run)
-    work = partial(study._run_one, versions={"digits": study._versions("digits")}, threads=1, keep=None)
+    versions = {"digits": study._versions("digits")}
+    work = partial(study._run_one, versions=versions, threads=1, keep=None, device="cpu")
     with ThreadPoolExecutor(3) as pool:
         assert all(outcome.problem == "" for outcome in pool.map(work, tasks(3)))
     assert most == [1, 1, 1]
+
+
+def test_tasks_run_on_the_device_that_is_asked_for_and_the_record_names_it(tmp_path, instant, monkeypatch):
+    run_study(tasks(1), tmp_path / "one", workers=1)
+    assert instant.options["device"] == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    (record,) = run_study(tasks(1), tmp_path / "other", workers=1, device="cuda").records
+    assert instant.options["device"] == record["device"] == "cuda"
+
+
+def test_a_device_that_is_not_there_is_refused(tmp_path, instant, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU that torch can use, got 'cuda'"):
+        run_study(tasks(1), tmp_path, device="cuda")
+    with pytest.raises(ValueError, match="device: expected one of 'cpu', 'cuda', got 'cudo'; did you mean 'cuda'"):
+        run_study(tasks(1), tmp_path, device="cudo")
+    assert instant.ran == []
 
 
 # ---- what is kept besides the records ----
@@ -296,7 +319,7 @@ def keeping(monkeypatch):
     """Tasks that take no time and keep a file; returns the seeds that were run."""
     ran = []
 
-    def run(task, keep=None):
+    def run(task, keep=None, device=None):
         ran.append(task.setting.seed)
         if keep is not None:
             folder = keep / records.record_path("", task.arguments).stem
@@ -402,13 +425,14 @@ def test_the_command_keeps_things_out_of_the_results(tmp_path, command, two_sett
 def test_the_command_hands_on_threads_and_scheduler(command, monkeypatch, capsys):
     given = []
 
-    def run(tasks, folder, workers, description, threads, scheduler, keep):
-        given.append((workers, description, threads, scheduler, keep))
+    def run(tasks, folder, workers, description, threads, scheduler, keep, device):
+        given.append((workers, description, threads, scheduler, keep, device))
         return study.Study([], 0, {})
 
     monkeypatch.setattr(study, "run_study", run)
-    assert command("--profile", "smoke", "--scheduler", "tcp://10.0.0.1:8786", "--threads", "4") == 0
-    assert given == [(profile("smoke").workers, "settings", 4, "tcp://10.0.0.1:8786", None)]
+    where = "--scheduler", "tcp://10.0.0.1:8786", "--threads", "4", "--device", "cuda"
+    assert command("--profile", "smoke", *where) == 0
+    assert given == [(profile("smoke").workers, "settings", 4, "tcp://10.0.0.1:8786", None, "cuda")]
     assert "on tcp://10.0.0.1:8786" in capsys.readouterr().out
 
 
@@ -422,6 +446,7 @@ def test_the_command_hands_on_threads_and_scheduler(command, monkeypatch, capsys
         (["--threads", "-2"], "threads: expected an integer of 1 or more, got -2"),
         (["--profile", "smok"], "did you mean 'smoke'"),
         (["--grid", "repair"], "invalid choice: 'repair'"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
     ],
 )
 def test_the_command_refuses_what_makes_no_sense(command, instant, capsys, arguments, said):
@@ -454,7 +479,7 @@ def test_a_log_file_gets_a_line_now_and_then(tmp_path, instant, monkeypatch, cap
 
 
 def test_ctrl_c_keeps_what_is_finished(command, two_settings, instant, monkeypatch, capsys):
-    def interrupted(task):
+    def interrupted(task, **options):
         if task.setting.seed == 1:
             raise KeyboardInterrupt
         return instant.run(task)
