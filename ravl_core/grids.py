@@ -101,7 +101,7 @@ GRIDS = {
             Block("mnist", DIGITS, STRENGTHS, first_seed=10_000, **FULL),
             Block("fashion_mnist", DIGITS, STRENGTHS, first_seed=20_000, **FULL),
             Block("coco_objects", COCO_CLASSES, STRENGTHS, first_seed=30_000, **COCO | {"repetitions": 5}),
-            Block("coco_objects", COCO_CLASSES, STRENGTHS, first_seed=40_000, features=("person", "banana"), **COCO),
+            Block("coco_objects", COCO_CLASSES, STRENGTHS, 40_000, ("person", "banana"), **COCO | {"repetitions": 1}),
             Block("mnist", DIGITS, first_seed=11_000, **CONTROLS),
             Block("fashion_mnist", DIGITS, first_seed=21_000, **CONTROLS),
             Block("coco_objects", COCO_CLASSES, (0.0,), first_seed=39_000, **COCO),
