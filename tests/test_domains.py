@@ -1,12 +1,13 @@
 """The registry of domains: found by name, and every module that decides a domain's images is known."""
 
 import ast
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 import ravl_core.domains as domains
-from ravl_core.domains import load_domain, modules_of
+from ravl_core.domains import load_domain, modules_of, public_sample
 
 FOLDER = Path(domains.__file__).parent
 NAMES = tuple(domains._DOMAINS)
@@ -49,3 +50,30 @@ def test_an_unknown_domain_is_named_with_the_nearest(find):
         find("mnits")
     with pytest.raises(ValueError, match="no domain is called 'x'; there are digits"):
         find("x")
+
+
+@pytest.mark.parametrize("name", ["digits", "photos"])
+def test_a_sample_holds_each_class_without_and_with_the_feature(name):
+    data, credited = public_sample(name, load_domain(name).features[-1], 3)
+    assert len(data) == 6 * data.n_classes and credited == ()
+    for label in range(data.n_classes):
+        assert data.feature_present[data.labels == label].tolist() == [False] * 3 + [True] * 3
+
+
+def test_a_sample_is_made_of_what_may_be_shown_and_says_whom_to_credit(monkeypatch):
+    class Licensed:
+        class_names = ("one", "two")
+        composed = []
+
+        def compose(self, *asked):
+            self.composed.append((self.open_licences_only, *asked))
+            return "data"
+
+        def credits(self, *asked):
+            return ("address",) if asked == self.composed[-1][1:] else ()
+
+    licensed = dataclasses.make_dataclass("L", [("open_licences_only", bool, False)], bases=(Licensed,), frozen=True)
+    monkeypatch.setattr(domains, "load_domain", lambda name: licensed())
+    assert public_sample("licensed", "feature", 1) == ("data", ("address",))
+    ((open_only, _, labels, *_),) = Licensed.composed
+    assert open_only and labels.tolist() == [0, 0, 1, 1]

@@ -2,6 +2,9 @@
 
 import difflib
 import importlib
+from dataclasses import replace
+
+import numpy as np
 
 from ravl_core.domains.dataset import Dataset, Domain
 
@@ -15,7 +18,7 @@ _DOMAINS = {
     "coco": ("coco", "coco_folder", "coverage", "dataset"),
 }
 
-__all__ = ["Dataset", "Domain", "load_domain", "modules_of"]
+__all__ = ["Dataset", "Domain", "load_domain", "modules_of", "public_sample"]
 
 
 def load_domain(name: str) -> Domain:
@@ -36,3 +39,17 @@ def modules_of(name: str) -> tuple[str, ...]:
         hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_DOMAINS)}"
         raise ValueError(f"domain: no domain is called {name!r}{hint}")
     return tuple(f"{__name__}.{module}" for module in _DOMAINS[name])
+
+
+def public_sample(name: str, feature: str, n: int) -> tuple[Dataset, tuple[str, ...]]:
+    """For each class of a domain n images without and n with the feature, and the photographs to give credit for.
+
+    Where photographs have licences of their own, the images hold only what may be shown in public.
+    """
+    domain = load_domain(name)
+    if hasattr(domain, "open_licences_only"):
+        domain = replace(domain, open_licences_only=True)
+    n_classes = len(domain.class_names)
+    labels, present = np.repeat(np.arange(n_classes), 2 * n), np.tile(np.repeat([False, True], n), n_classes)
+    asked = "finetuning", labels, present, 0, feature
+    return domain.compose(*asked), domain.credits(*asked) if hasattr(domain, "credits") else ()
