@@ -84,12 +84,14 @@ def test_a_result_that_cannot_travel_is_the_problem_of_its_task():
 # ---- processes end with their driver ----
 
 DRIVER = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 from test_parallel import rest
 from ravl_core.parallel import outcomes
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it
 try:
     list(outcomes(partial(rest, folder=Path(sys.argv[1])), range(4), workers=2))
 except KeyboardInterrupt:

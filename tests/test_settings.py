@@ -122,7 +122,7 @@ def test_a_control_differs_in_the_finetuning_set_alone(planted):
 
 def test_a_setting_is_plain_values():
     assert Setting(**SMALL.arguments) == SMALL
-    assert all(isinstance(value, str | int | float) for value in SMALL.arguments.values())
+    assert all(value is None or isinstance(value, str | int | float) for value in SMALL.arguments.values())
 
 
 @pytest.mark.parametrize(
