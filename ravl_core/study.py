@@ -267,7 +267,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--profile", help="smoke, demo or full; else RAVL_PROFILE, else demo")
+    parser.add_argument("--profile", help="smoke, demo, full or paper; else RAVL_PROFILE, else demo")
     parser.add_argument("--grid", default="settings", choices=KINDS)
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes on this machine; else the profile's number")
