@@ -230,7 +230,7 @@ def score_clusters(
 
     accuracies = _accuracies(cluster, image, labels, predictions == labels, (n_clusters, n_classes))
     class_gaps = _balance(accuracies["n_in"], accuracies["n_out"]) * accuracies["difference"]
-    best = _best_regions(image_index, region_probs, predictions)  # (N,)
+    best = best_regions(image_index, region_probs, predictions)  # (N,)
     several = np.bincount(image_index, minlength=n_images) > 1
     misled = (predictions != labels)[image] & several[image] & (class_gaps[cluster, labels[image]] < 0)
     hit = cluster_labels[best[image]] == cluster
@@ -281,9 +281,12 @@ def _balance(n_in: np.ndarray, n_out: np.ndarray) -> np.ndarray:
     return _share(2 * np.minimum(n_in, n_out), n_in + n_out, 0.0)
 
 
-def _best_regions(image_index: np.ndarray, region_probs: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Each image's region with the highest score for its predicted class, the first on ties; 0 where it has none."""
-    best = np.zeros(len(predictions), dtype=np.int64)
+def best_regions(image_index: np.ndarray, region_probs: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Each image's region with the highest score for its predicted class, the first on ties; -1 where it has none.
+
+    `image_index` (M,) is non-decreasing, `region_probs` (M, C), `predictions` (N,); the result is (N,).
+    """
+    best = np.full(len(predictions), -1, dtype=np.int64)
     if len(image_index) == 0:
         return best
     scores = region_probs[np.arange(len(image_index)), predictions[image_index]]  # (M,)
