@@ -1,8 +1,8 @@
 """Which settings each profile runs, fixed before any result is looked at.
 
-A profile has two grids: *settings*, which discovery is judged on, and *repairs*, where mitigation is. Every setting has
-a seed of its own, and a grid goes through its blocks repetition by repetition, so that a run that was stopped early
-holds a little of everything.
+A profile has three grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
+other seeds, clusters and regions; and *repairs*, where mitigation is. Every setting has a seed of its own, and a grid
+goes through its blocks repetition by repetition, so that a run that was stopped early holds a little of everything.
 """
 
 import itertools
@@ -15,7 +15,8 @@ from ravl_core.profiles import Profile
 from ravl_core.settings import Setting
 from ravl_core.tasks import Repair, Task
 
-KINDS = ("settings", "repairs")
+KINDS = ("settings", "stability", "repairs")
+EVERY = {"smoke": 2, "demo": 5, "full": 17, "paper": 10}  # that many-th setting is tried for stability
 # RaVL with the discovered cluster, with the true regions, and with no region called spurious
 REPAIRS = tuple(Repair(assignment=source) for source in ("discovered", "true", "none"))
 DIGITS = tuple(range(10))
@@ -56,7 +57,9 @@ def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
     ValueError
         There is no grid of that kind.
     """
-    blocks = GRIDS[choice("kind", kind, KINDS)][chosen.name]
+    if choice("kind", kind, KINDS) == "stability":
+        return tuple(replace(task, stability=True) for task in grid(chosen)[:: EVERY[chosen.name]])
+    blocks = GRIDS[kind][chosen.name]
     tasks = [(repetition, _task(block, chosen, values)) for block in blocks for repetition, values in block.settings()]
     return tuple(task for _, task in sorted(tasks, key=lambda pair: pair[0]))  # stable: blocks keep their order
 

@@ -1,27 +1,45 @@
-"""What a record leaves out: the fine-tuned image tower and all that stage 1 saw. Kept on request, outside git.
+"""A fine-tuned model and all that stage 1 sees of it, kept on request, outside git.
 
-A folder for each task, named like its record:
+A folder for each setting and budget, named by their hash:
 
     image_tower.safetensors   weights of the standard fine-tuned model's image tower
     val.npz                   the val `Evaluation`, and what each of its regions and images shows
+    measured.json             what was measured of the model, and the version of the code that made it
+
+Discovery methods read it, so that one more method costs seconds and no fine-tuning.
 """
 
+import json
 import os
 import shutil
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
 from ravl_core.domains.dataset import Dataset
+from ravl_core.mitigation.budget import Budget
+from ravl_core.records import record_path
+from ravl_core.settings import Setting
 from ravl_core.vlm import VLM
 from ravl_core.zero_shot import Evaluation
 
 TRUTHS = ("shows_core", "shows_feature", "feature_present", "sources", "box_names")  # of a Dataset
 
 
-def save_kept(folder: Path, fine_tuned: VLM, val: Evaluation, dataset: Dataset) -> Path:
-    """Write a task's folder under a temporary name and rename it; one that is there already is replaced."""
+def folder_of(keep: Path, setting: Setting, budget: Budget) -> Path:
+    """Where the model that was fine-tuned on this setting with this budget is kept, below the folder `keep`."""
+    return keep / record_path("", {"setting": asdict(setting), "budget": asdict(budget)}).stem
+
+
+def save_kept(
+    folder: Path, fine_tuned: VLM, val: Evaluation, truths: Mapping[str, np.ndarray], measured: dict, version: str
+) -> Path:
+    """Write a folder under a temporary name and rename it; one that is there already is replaced.
+
+    `truths` says what is where (see `truths_of`), `measured` is what JSON can hold, `version` that of the code.
+    """
     from safetensors.torch import save_file
 
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -30,12 +48,31 @@ def save_kept(folder: Path, fine_tuned: VLM, val: Evaluation, dataset: Dataset) 
         tower = {name: value.contiguous() for name, value in fine_tuned.clip.visual.state_dict().items()}
         save_file(tower, unfinished / "image_tower.safetensors")
         arrays = {field.name: np.asarray(getattr(val, field.name)) for field in fields(val)}
-        known = {name: getattr(dataset, name) for name in TRUTHS if getattr(dataset, name) is not None}
-        np.savez(unfinished / "val.npz", **arrays, **{name: np.asarray(value) for name, value in known.items()})
+        np.savez(unfinished / "val.npz", **arrays, **truths)
+        (unfinished / "measured.json").write_text(json.dumps({"version": version, "measured": measured}))
         shutil.rmtree(folder, ignore_errors=True)
         return unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def truths_of(dataset: Dataset) -> dict[str, np.ndarray]:
+    """The arrays of a set that say what is where (see `TRUTHS`), those that it has."""
+    known = {name: getattr(dataset, name) for name in TRUTHS}
+    return {name: np.asarray(value) for name, value in known.items() if value is not None}
+
+
+def is_current(folder: Path, version: str) -> bool:
+    """Whether something is kept there that code of this version made."""
+    try:
+        return json.loads((folder / "measured.json").read_text())["version"] == version
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def load_measured(folder: Path) -> dict:
+    """What was measured of the kept model. Raises FileNotFoundError where nothing was kept."""
+    return json.loads((folder / "measured.json").read_text())["measured"]
 
 
 def load_evaluation(folder: Path) -> tuple[Evaluation, dict[str, np.ndarray]]:

@@ -20,6 +20,7 @@ from scipy import sparse
 from ravl_core import checks
 
 MAX_ROUNDS = 300
+STARTS = ("spread", "uniform")
 BLOCK_ENTRIES = 2**19  # entries of the distance matrix that are widened to float64 at a time (4 MB: fits a cache)
 
 
@@ -53,7 +54,9 @@ class Clustering:
         return len(self.medoids)
 
 
-def cluster_regions(region_embeddings: np.ndarray, candidates: Iterable[int], seed: int = 0) -> Clustering:
+def cluster_regions(
+    region_embeddings: np.ndarray, candidates: Iterable[int], seed: int = 0, start: str = "spread"
+) -> Clustering:
     """Cluster regions with the number of clusters that has the best silhouette.
 
     Parameters
@@ -65,6 +68,8 @@ def cluster_regions(region_embeddings: np.ndarray, candidates: Iterable[int], se
         embeddings are left out.
     seed : int
         Every candidate starts from ``RandomState(seed)``.
+    start : "spread" or "uniform"
+        How the first medoids are drawn, see `k_medoids`.
 
     Returns
     -------
@@ -75,15 +80,16 @@ def cluster_regions(region_embeddings: np.ndarray, candidates: Iterable[int], se
     Raises
     ------
     ValueError
-        If embeddings are no finite unit rows, or a candidate is not a positive integer.
+        If embeddings are no finite unit rows, a candidate is not a positive integer, or there is no such start.
     """
+    checks.choice("start", start, STARTS)
     embeddings = checks.unit_rows("region_embeddings", region_embeddings)
     n_distinct = np.unique(_first_equals(embeddings)).size
     candidates = [k for k in (checks.whole_number("candidates", k, 1) for k in candidates) if k < n_distinct]
     if not candidates:
         return _no_clusters(embeddings, {})
     distances = cosine_distances(embeddings)
-    fits = [_alternate(distances, k, seed) for k in candidates]
+    fits = [_alternate(distances, k, seed, start) for k in candidates]
     scores = silhouettes(distances, [labels for labels, _ in fits])
     by_candidate = dict(zip(candidates, scores.tolist(), strict=True))
     best = int(scores.argmax())  # the first one on ties
@@ -154,8 +160,8 @@ def _blocks(n_regions: int, n_entries: int | None = None) -> list[slice]:
     return [slice(start, start + size) for start in range(0, n_regions, size)]
 
 
-def k_medoids(distances: np.ndarray, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """k-medoids by the alternate scheme, seeded as in k-means++.
+def k_medoids(distances: np.ndarray, k: int, seed: int = 0, start: str = "spread") -> tuple[np.ndarray, np.ndarray]:
+    """k-medoids by the alternate scheme.
 
     Assign every region to its nearest medoid; move each medoid to the member with the smallest sum of distances to
     the members, if that is strictly smaller than the medoid's own; repeat until nothing moves (300 rounds at most);
@@ -170,6 +176,8 @@ def k_medoids(distances: np.ndarray, k: int, seed: int = 0) -> tuple[np.ndarray,
         Number of clusters asked for, 1 … M.
     seed : int
         Of the ``RandomState`` that draws the first medoids.
+    start : "spread" or "uniform"
+        Whether these are spread out as in k-means++ (the published code), or any k regions, all equally likely.
 
     Returns
     -------
@@ -181,12 +189,13 @@ def k_medoids(distances: np.ndarray, k: int, seed: int = 0) -> tuple[np.ndarray,
     Raises
     ------
     ValueError
-        If distances are not a finite square matrix, or k is not in 1 … M.
+        If distances are not a finite square matrix, k is not in 1 … M, or there is no such start.
     """
+    checks.choice("start", start, STARTS)
     distances = _square(distances)
     if checks.whole_number("k", k, 1) > len(distances):
         raise ValueError(f"k: expected at most the number of regions, {len(distances)}, got {k}")
-    return _alternate(np.ascontiguousarray(distances), int(k), seed)
+    return _alternate(np.ascontiguousarray(distances), int(k), seed, start)
 
 
 def _square(distances: np.ndarray) -> np.ndarray:
@@ -196,8 +205,10 @@ def _square(distances: np.ndarray) -> np.ndarray:
     return distances
 
 
-def _alternate(distances: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    medoids = _first_medoids(distances, k, np.random.RandomState(seed))
+def _alternate(distances: np.ndarray, k: int, seed: int, start: str) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.RandomState(seed)
+    spread = start == "spread"
+    medoids = _spread_medoids(distances, k, random) if spread else random.choice(len(distances), k, replace=False)
     stale = np.ones(k, dtype=bool)  # clusters whose members changed since their medoid was chosen
     labels = _nearest(distances, medoids)
     for _ in range(MAX_ROUNDS):
@@ -210,7 +221,7 @@ def _alternate(distances: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np
     return _drop_emptied(labels, medoids)
 
 
-def _first_medoids(distances: np.ndarray, k: int, random: np.random.RandomState) -> np.ndarray:
+def _spread_medoids(distances: np.ndarray, k: int, random: np.random.RandomState) -> np.ndarray:
     """Spread the medoids: draw a few candidates by squared distance, keep the one that lowers the potential most."""
     n_regions, n_trials = len(distances), 2 + int(np.log(k))
     medoids = [random.randint(n_regions)]

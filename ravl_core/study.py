@@ -8,6 +8,7 @@ whatever their number.
 
 import argparse
 import hashlib
+import json
 import math
 import os
 import re
@@ -18,32 +19,27 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ravl_core import paths, records
+from ravl_core import kept, paths, records
 from ravl_core.atomic import remove_leftovers
 from ravl_core.checks import choice, whole_number
-from ravl_core.domains import modules_of
 from ravl_core.grids import KINDS, grid
-from ravl_core.initial_models import MADE
 from ravl_core.parallel import Outcome, outcomes
-from ravl_core.paths import MINIATURES
 from ravl_core.profiles import Profile, profile
 from ravl_core.progress import track
+from ravl_core.slicing import CHANCE
 from ravl_core.tasks import Task, run_task
+from ravl_core.versions import code_version, fine_tuning_version
 
 if TYPE_CHECKING:
     import pandas
 
-# The modules that decide the numbers, beside the domain's own; a record names their common version.
-DECIDING = (
-    "checkpoints", "discovery", "groups", "kmedoids", "losses", "metrics", "mitigation", "pretraining",
-    "randomness", "regions", "settings", "slicing", "tasks", "vlm", "zero_shot",
-)  # fmt: skip
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
+PRECISIONS = {"precision_at_10": "RaVL", "random_precision_at_10": CHANCE}  # the other methods have tables of their own
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 DEVICES = ("cpu", "cuda")
 ONE_AT_A_TIME = Lock()  # the number of threads is the whole process's
@@ -80,8 +76,9 @@ def run_study(
     threads : threads of each process. More than one may change the last digits of the metrics.
     scheduler : the address of a Dask cluster ("tcp://host:8786"), which then runs the tasks instead. Its workers need
         the versions that this process has, and one thread: a worker runs one task at a time.
-    keep : a folder for what a record leaves out (see `ravl_core.kept`). A task that has a record and nothing kept is
-        run again. The workers of a cluster write there, so it has to be on a disk that they share with this process.
+    keep : a folder for fine-tuned models and what stage 1 sees of them (see `ravl_core.kept`). What it holds already
+        is not made again: a task then costs as much as looking at its model. A task that has a record and nothing kept
+        is run again. The workers of a cluster write there, so it has to be on a disk that they share with this process.
     device : where each process trains and encodes: "cpu", or "cuda"; several processes share a GPU. A record names it,
         and is one whatever its device.
 
@@ -132,11 +129,13 @@ def _unfinished(tasks: Sequence[Task], folder: Path | str, keep: Path | None) ->
     if n_stale:
         warnings.warn(f"{n_stale} records were made by other code than the present and are made again", stacklevel=3)
     return [
-        task
-        for task, record in found
-        if not _current(task, record)
-        or (keep is not None and not (keep / records.record_path(folder, task.arguments).stem).is_dir())
+        task for task, record in found if not _current(task, record) or (keep is not None and not _is_kept(task, keep))
     ]
+
+
+def _is_kept(task: Task, keep: Path) -> bool:
+    folder = kept.folder_of(keep, task.setting, task.budget)
+    return kept.is_current(folder, fine_tuning_version(task.setting.domain))
 
 
 def _current(task: Task, record: dict | None) -> bool:
@@ -152,15 +151,6 @@ def _save(outcome: Outcome, folder: Path | str, device: str) -> str:
         return ""
     except (ValueError, OSError):
         return traceback.format_exc()
-
-
-@cache  # the version of the code that this process has loaded, whatever becomes of the files
-def code_version(domain: str) -> str:
-    """The common version of what decides a domain's numbers: modules, models that ship, how the others are made."""
-    modules = records.code_version(*(f"ravl_core.{name}" for name in DECIDING), *modules_of(domain))
-    models = sorted(path for path in MINIATURES.glob("*/*") if path.suffix in (".json", ".safetensors"))
-    plan = f"{modules} {MADE.get(domain)}".encode()
-    return hashlib.sha256(plan + b"".join(path.read_bytes() for path in models)).hexdigest()[:16]
 
 
 def _versions(domain: str) -> dict[str, str]:
@@ -220,15 +210,28 @@ def table(finished: Iterable[dict]) -> "pandas.DataFrame":
 
 
 def _rows(record: dict) -> list[dict]:
-    setting, budget = record["arguments"]["setting"], record["arguments"]["budget"]
-    metrics = record["metrics"]
-    found = {f"found_{key}" if key == "attribute" else key: value for key, value in metrics["discovery"].items()}
-    initial = {f"initial_{name}": metrics["initial"][name] for name in FIGURES_OF_TABLE_3}
-    common = setting | {"trained": budget["trained"], "reached_strength": metrics["reached_strength"]}
-    common |= {"margin": _points(metrics["margin"])} | found | initial
+    metrics, common = record["metrics"], setting_columns(record)
+    looked = metrics["discovery"]
+    common |= {"found_attribute": looked["attribute"]}
+    common |= {column: looked["methods"][method]["precision_at_10"] for column, method in PRECISIONS.items()}
+    common |= {name: looked[name] for name in ("gap", "influence", "influence_images", "n_clusters", "n_findings")}
+    common |= {f"initial_{name}": metrics["initial"][name] for name in FIGURES_OF_TABLE_3}
     standard = {"recipe": "standard", "assignment": "none"} | metrics["standard"]
-    kept = ("recipe", "assignment", "assignment_recall", "assignment_precision", *FIGURES_OF_TABLE_3)
-    return [common | {k: v for k, v in row.items() if k in kept} for row in (standard, *metrics["repairs"])]
+    shown = ("recipe", "assignment", "assignment_recall", "assignment_precision", *FIGURES_OF_TABLE_3)
+    return [common | {k: v for k, v in row.items() if k in shown} for row in (standard, *metrics["repairs"])]
+
+
+def setting_columns(record: dict) -> dict:
+    """What tells a setting from others, and what was planted and learned in it."""
+    arguments, metrics = record["arguments"], record["metrics"]
+    columns = arguments["setting"] | {"trained": arguments["budget"]["trained"], "half": half_of(arguments["setting"])}
+    return columns | {"reached_strength": metrics["reached_strength"], "margin": _points(metrics["margin"])}
+
+
+def half_of(setting: dict) -> str:
+    """Which half of the settings one belongs to: variants are chosen on one half and reported on the other."""
+    digest = hashlib.sha256(json.dumps(setting, sort_keys=True).encode()).digest()
+    return ("choose", "report")[digest[-1] % 2]
 
 
 def _points(margin: float | None) -> float | None:

@@ -55,6 +55,56 @@ def test_k_medoids_is_the_plain_loop_where_medoids_are_equal():
     assert n_unlike_published > 0, "no case had a medoid in another cluster, so the rule was not tried"
 
 
+@pytest.fixture
+def uniform_oracle(monkeypatch):
+    """The plain loop, started from k of the regions in a shuffled order."""
+    monkeypatch.setattr(oracles, "seed_medoids", lambda distances, k, random: [*random.permutation(len(distances))[:k]])
+    return oracles.k_medoids
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("k", [1, 2, 5, 9])
+def test_k_medoids_from_a_uniform_start_is_the_plain_loop(seed, k, uniform_oracle):
+    distances = cosine_distances(oracles.ragged_problem(seed, n_images=20).region_embeddings)
+    labels, medoids = k_medoids(distances, k, seed, start="uniform")
+    expected_labels, expected_medoids = uniform_oracle(distances, k, seed)
+    np.testing.assert_array_equal(labels, expected_labels)
+    np.testing.assert_array_equal(medoids, expected_medoids)
+    assert labels.dtype == medoids.dtype == np.int64
+
+
+def test_a_uniform_start_may_take_equal_regions_and_drops_what_that_empties(uniform_oracle):
+    n_emptied = 0
+    for seed in range(20):
+        distances = coarse_distances(seed)
+        labels, medoids = k_medoids(distances, 4, seed, start="uniform")
+        expected_labels, expected_medoids = uniform_oracle(distances, 4, seed)
+        np.testing.assert_array_equal(labels, expected_labels)
+        np.testing.assert_array_equal(medoids, expected_medoids)
+        n_emptied += len(medoids) < 4
+    assert n_emptied > 0, "no case had an emptied cluster, so the rule was not tried"
+
+
+def test_all_regions_are_a_uniform_start_of_as_many():
+    distances = cosine_distances(np.eye(6, dtype=np.float32))
+    labels, medoids = k_medoids(distances, 6, 1, start="uniform")
+    np.testing.assert_array_equal(medoids[labels], np.arange(6))
+
+
+def test_cluster_regions_tries_every_candidate_from_the_start_that_was_asked_for():
+    embeddings = oracles.ragged_problem(2).region_embeddings
+    found = cluster_regions(embeddings, range(6, 12), seed=4, start="uniform")
+    distances = cosine_distances(embeddings)
+    fits = {k: k_medoids(distances, k, 4, start="uniform") for k in range(6, 12)}
+    assert list(found.silhouettes.values()) == silhouettes(distances, [labels for labels, _ in fits.values()]).tolist()
+    labels, medoids = fits[max(found.silhouettes, key=found.silhouettes.get)]
+    np.testing.assert_array_equal(found.labels, labels)
+    np.testing.assert_array_equal(found.medoids, medoids)
+    usual, spread = cluster_regions(embeddings, range(6, 12), 4), cluster_regions(embeddings, range(6, 12), 4, "spread")
+    np.testing.assert_array_equal(usual.labels, spread.labels)
+    assert usual.silhouettes == spread.silhouettes != found.silhouettes
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_silhouettes_are_those_of_scikit_learn(seed):
     random = np.random.default_rng(seed)
@@ -169,6 +219,8 @@ def test_the_same_seed_gives_the_same_clusters_and_inputs_stay():
         (lambda: cluster_regions(np.ones((3, 2), dtype=np.float32), [2]), "region_embeddings: expected rows of norm 1"),
         (lambda: cluster_regions(np.eye(3), [2.5]), "candidates: expected an integer"),
         (lambda: cluster_regions(np.eye(3), [0]), "candidates: expected an integer of 1 or more, got 0"),
+        (lambda: cluster_regions(np.eye(3), [2], 0, "unifrom"), "start: expected one of 'spread', 'uniform'"),
+        (lambda: k_medoids(np.zeros((3, 3)), 2, 0, "random"), "start: expected one of .* got 'random'"),
         (lambda: k_medoids(np.zeros((3, 2)), 2, 0), "distances: expected a square matrix"),
         (lambda: k_medoids(np.zeros((3, 3)), 4, 0), "k: expected at most the number of regions, 3, got 4"),
         (lambda: k_medoids(np.full((3, 3), np.nan), 2, 0), "distances: expected finite"),

@@ -16,7 +16,7 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 from tiny import tiny_vlm
 
-from ravl_core import paths, progress, records, study
+from ravl_core import kept, paths, progress, records, study
 from ravl_core.checkpoints import load_vlm, save_vlm
 from ravl_core.discovery import assign_regions, discover
 from ravl_core.grids import KINDS, grid
@@ -198,34 +198,6 @@ def test_a_stale_record_is_no_result_when_its_task_now_fails(tmp_path, instant):
     assert seeds(done) == [1] and len(done.failures) == 1
 
 
-def test_the_version_names_modules_that_exist_and_all_that_decide():
-    assert len(study.code_version("digits")) == 16
-    decide = {
-        "tasks",
-        "settings",
-        "pretraining",
-        "mitigation",
-        "discovery",
-        "kmedoids",
-        "losses",
-        "vlm",
-        "regions",
-    }
-    assert decide <= set(study.DECIDING)
-
-
-def test_the_version_follows_the_models_that_ship(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "MINIATURES", tmp_path)
-    version = study.code_version.__wrapped__
-    versions = {version("digits")}
-    (tmp_path / "rn-mini").mkdir()
-    for name in ("open_clip_model.safetensors", "open_clip_config.json"):
-        for content in (b"one", b"two"):
-            (tmp_path / "rn-mini" / name).write_bytes(content)
-            versions.add(version("digits"))
-    assert len(versions) == 5
-
-
 # ---- the process it runs in ----
 
 
@@ -322,9 +294,10 @@ def keeping(monkeypatch):
     def run(task, keep=None, device=None):
         ran.append(task.setting.seed)
         if keep is not None:
-            folder = keep / records.record_path("", task.arguments).stem
+            folder = kept.folder_of(keep, task.setting, task.budget)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "model").write_text(str(task.setting.seed))
+            version = study.fine_tuning_version(task.setting.domain)
+            (folder / "measured.json").write_text(json.dumps({"version": version}))
         return {"seed": task.setting.seed}
 
     monkeypatch.setattr(study, "run_task", run)
@@ -333,8 +306,7 @@ def keeping(monkeypatch):
 
 def test_what_is_kept_lies_beside_no_record(tmp_path, keeping):
     run_study(tasks(2), tmp_path / "records", workers=1, keep=tmp_path / "kept")
-    stems = {path.stem for path in (tmp_path / "records").iterdir()}
-    assert {path.name for path in (tmp_path / "kept").iterdir()} == stems and len(stems) == 2
+    assert len(list((tmp_path / "records").iterdir())) == len(list((tmp_path / "kept").iterdir())) == 2
 
 
 def test_a_task_with_a_record_and_nothing_kept_is_run_again(tmp_path, keeping):
@@ -345,6 +317,16 @@ def test_a_task_with_a_record_and_nothing_kept_is_run_again(tmp_path, keeping):
     assert keeping == [0, 1, 0, 1, 2] and (done.n_reused, seeds(done)) == (1, [0, 1, 2])
     run_study(tasks(3), tmp_path / "records", workers=1)
     assert len(keeping) == 5
+
+
+def test_a_task_whose_kept_model_is_of_other_code_is_run_again(tmp_path, keeping, monkeypatch):
+    folders = {"folder": tmp_path / "records", "keep": tmp_path / "kept"}
+    run_study(tasks(2), workers=1, **folders)
+    run_study(tasks(2), workers=1, **folders)
+    assert keeping == [0, 1]
+    monkeypatch.setattr(study, "fine_tuning_version", lambda domain: "other")
+    run_study(tasks(1), workers=1, **folders)
+    assert keeping == [0, 1, 0]
 
 
 # ---- leftovers ----
