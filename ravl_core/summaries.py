@@ -32,9 +32,15 @@ def reference_table(kind: str = "settings") -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def of_standard_models(table: pd.DataFrame, trained: str = "head") -> pd.DataFrame:
-    """One row a setting: the standard fine-tuned model that stage 1 looked at."""
-    return table[(table.recipe == "standard") & (table.trained == trained)]
+def of_standard_models(table: pd.DataFrame, trained: str | None = None) -> pd.DataFrame:
+    """One row a setting: the standard fine-tuned model that stage 1 looked at.
+
+    `trained` is the part of the image tower that learned; "head" if not given, or what there is where there is none.
+    """
+    standard = table[table.recipe == "standard"]
+    if trained is None:
+        trained = "head" if not len(standard) or (standard.trained == "head").any() else standard.trained.iloc[0]
+    return standard[standard.trained == trained]
 
 
 def validity_table(
@@ -61,22 +67,6 @@ def mean_with_interval(table: pd.DataFrame, column: str, decimals: int = 3) -> p
     interval = bootstrap_interval(values[column].to_numpy(float), groups=groups.to_numpy(str))
     ends = [round(value, decimals) for value in interval]
     return pd.Series({"mean": ends[0], "low": ends[1], "high": ends[2], "n": len(values)})
-
-
-def discovery_table(table: pd.DataFrame, thresholds: Sequence[int] = THRESHOLDS) -> pd.DataFrame:
-    """Mean Precision@10 of RaVL and Random, and their paired difference, over settings valid at each T_eval.
-
-    The form of the paper's table 1; 0 is no region of the top ten with the planted feature, 1 all of them.
-    """
-    planted = of_standard_models(table).query("strength > 0")
-    planted = planted.assign(difference=planted.precision_at_10 - planted.random_precision_at_10)
-    columns = {"RaVL": "precision_at_10", "Random": "random_precision_at_10", "RaVL - Random": "difference"}
-    rows = {
-        (threshold, name): mean_with_interval(planted[planted.margin >= threshold], column)
-        for threshold in thresholds
-        for name, column in columns.items()
-    }
-    return pd.DataFrame(rows).T.rename_axis(["T_eval", "method"]).astype({"n": int})
 
 
 def changes(table: pd.DataFrame) -> pd.DataFrame:

@@ -48,6 +48,8 @@ def by_pull(evaluation: Evaluation, clustering: Clustering) -> RankedRegions:
     held = membership(clustering.labels, evaluation.image_index, len(evaluation.labels))
     pull = cluster_pull(held, evaluation.labels, evaluation.image_probs)
     cluster = int(pull.strength.argmax())
+    if pull.strength[cluster] <= 0:
+        return nothing("no cluster pulls towards a class")
     return _regions(evaluation, clustering, cluster, int(pull.attribute[cluster]))
 
 
