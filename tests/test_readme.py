@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
+from evaluations import planted
 from PIL import Image
 
 import ravl_core
-from ravl_core import summaries
+from ravl_core import discovery_summaries, discovery_tables, summaries
 from ravl_core.pretraining import uncorrelated_set
 from ravl_core.settings import THRESHOLDS
 
@@ -23,7 +25,8 @@ def test_the_repair_table_is_that_of_the_reference_run():
     changed = summaries.changes(summaries.reference_table("repairs"))
     valid = changed[(changed.trained == "head") & (changed.margin >= 10)]
     expected = summaries.repair_table(valid)
-    written = {cells(line)[0]: cells(line)[1:] for line in README.splitlines() if line.startswith("| RaVL")}
+    of_repairs = README.split("**Stage 2.**")[1].splitlines()
+    written = {cells(line)[0]: cells(line)[1:] for line in of_repairs if line.startswith("| RaVL")}
     assert {name: [str(value) for value in row] for name, row in expected.iterrows()} == written
 
 
@@ -44,18 +47,42 @@ def test_the_counts_of_settings_are_those_of_the_reference_run():
     assert len(summaries.evaluated(models)) == summaries.PAPERS_SETTINGS == 654 and "first 654" in words
 
 
-def test_the_precision_is_that_of_the_reference_run():
-    reference, words = summaries.reference_table(), " ".join(README.split())
-    judged = summaries.evaluated(reference)
-    table = summaries.discovery_table(judged)
-    for method in ("RaVL", "Random"):
-        row = table.loc[(10, method)]
-        assert f"{method} {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}]" in words
-    for (domain, feature), group in judged.groupby(["domain", "feature"]):
-        row = summaries.mean_with_interval(group, "precision_at_10")
-        assert f"{domain}, {feature}: {row['mean']:.2f} [{row.low:.2f}, {row.high:.2f}], n = {len(group)}" in words
-    controls = summaries.of_standard_models(reference).query("strength == 0")
-    assert f"{controls.n_findings.median():.0f} clusters a model (median)" in words
+def interval(row, name=""):
+    names = (name, f"{name}_low", f"{name}_high") if name else ("mean", "low", "high")
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*(row[each] for each in names))
+
+
+@pytest.fixture(scope="module")
+def judged():
+    return discovery_summaries.judged(discovery_tables.reference_tables())
+
+
+def test_the_table_of_methods_is_that_of_the_reference_run(judged):
+    methods = (*discovery_summaries.TABLE_1, *discovery_summaries.VARIANTS)
+    parts = [judged, *(judged[judged.kind == kind] for kind in ("synthetic", "real-world"))]
+    tables = [discovery_summaries.precision_table(part, methods, (10,)).loc[10] for part in parts]
+    for method in methods:
+        assert f"| {method} | " + " | ".join(interval(table.loc[method]) for table in tables) + " |" in README, method
+    assert "| n | " + " | ".join(str(table.n.iloc[0]) for table in tables) + " |" in README
+
+
+def test_the_precision_by_feature_is_that_of_the_reference_run(judged):
+    words = " ".join(README.split())
+    by_feature = discovery_summaries.precision_by(judged, ["domain", "feature"])
+    for (domain, feature, method), row in by_feature.iterrows():
+        if method == "RaVL":
+            assert f"{domain}, {feature}: {interval(row)}, n = {row.n:.0f}" in words
+
+
+def test_the_sentences_on_certainty_are_those_of_the_reference_run():
+    tables, words = discovery_tables.reference_tables(), " ".join(README.split())
+    false = discovery_summaries.false_discoveries(tables)
+    for rule in ("paper's recipe", "controlled"):
+        row = false.loc[rule]
+        assert f"{row.claims:.0f} of {row.n:.0f} (95 % interval {row.low:.0%} to {row.high:.0%})" in words, rule
+    power = discovery_summaries.power_table(discovery_summaries.power_rows(tables))
+    shares = [f"{power.loc[('controlled', n), 'share']:.0%}" for n in (100, 200, 500, 1000)]
+    assert f"{', '.join(shares[:3])} and {shares[3]}" in words
 
 
 def test_links_and_pictures_exist():
@@ -102,3 +129,13 @@ def test_the_audit_of_a_folder_runs(tmp_path, capsys):
     assert here != block
     exec(compile(here, "README.md", "exec"), {"rc": ravl_core})  # noqa: S102
     assert capsys.readouterr().err == ""
+
+
+def test_the_method_of_a_few_lines_ranks_regions():
+    (block,) = (block for block in code_blocks() if "least_sure" in block)
+    names, (evaluation, _) = {}, planted(0)
+    exec(compile(block, "README.md", "exec"), names)  # noqa: S102
+    ranked = names["least_sure"](evaluation)
+    images = evaluation.image_index[ranked.regions]
+    assert len(images) > 5 and (evaluation.predictions != evaluation.labels)[images].all()
+    assert (np.diff(evaluation.image_probs.max(axis=1)[images]) >= 0).all()
