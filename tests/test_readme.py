@@ -139,3 +139,13 @@ def test_the_method_of_a_few_lines_ranks_regions():
     images = evaluation.image_index[ranked.regions]
     assert len(images) > 5 and (evaluation.predictions != evaluation.labels)[images].all()
     assert (np.diff(evaluation.image_probs.max(axis=1)[images]) >= 0).all()
+
+
+def test_the_lines_on_certainty_run(capsys):
+    (block,) = (block for block in code_blocks() if "significant_clusters" in block)
+    evaluation, truths = planted(attribute=2)
+    found = ravl_core.discover(evaluation)
+    exec(compile(block, "README.md", "exec"), {"evaluation": evaluation, "found": found})  # noqa: S102
+    significant, intervals = capsys.readouterr().out.splitlines()
+    assert significant.startswith("SignificantCluster(") and "attribute=2" in significant
+    assert intervals.startswith("FindingIntervals(") and "gap=Interval(" in intervals
