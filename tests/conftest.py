@@ -1,9 +1,13 @@
-"""What holds for every test: nothing is fetched, nothing is timed, and torch keeps to one thread where it is loaded."""
+"""What holds for every test: nothing is fetched, nothing is timed, and one thread computes."""
 
 import os
 import sys
 
-from hypothesis import settings
+# Before NumPy and scikit-learn are loaded: on small arrays a second thread mostly waits, and on a busy machine long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from hypothesis import settings  # noqa: E402
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
