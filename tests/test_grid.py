@@ -7,7 +7,7 @@ import pytest
 
 from ravl_core import grids
 from ravl_core.domains import load_domain
-from ravl_core.grids import GRIDS, KINDS, Block, grid
+from ravl_core.grids import EVERY, GRIDS, KINDS, Block, grid
 from ravl_core.mitigation import Budget
 from ravl_core.profiles import PROFILES, profile
 from ravl_core.randomness import stream
@@ -92,7 +92,7 @@ def test_a_block_says_what_is_trained(demo_of):
 
 
 def test_an_unknown_grid_is_refused():
-    with pytest.raises(ValueError, match="kind: expected one of 'settings', 'repairs', got 'repair'; did you mean"):
+    with pytest.raises(ValueError, match="kind: expected one of 'settings', .*, got 'repair'; did you mean 'repairs'"):
         grid(profile("smoke"), "repair")
 
 
@@ -100,7 +100,15 @@ def test_an_unknown_grid_is_refused():
 
 
 def test_every_profile_has_every_grid():
-    assert set(GRIDS) == set(KINDS) and all(GRIDS[kind].keys() == PROFILES.keys() for kind in KINDS)
+    assert set(GRIDS) | {"stability"} == set(KINDS)
+    assert all(chosen.keys() == PROFILES.keys() for chosen in (*GRIDS.values(), EVERY))
+
+
+@every_profile
+def test_the_grid_of_stability_is_a_part_of_the_settings(chosen):
+    settings, tried_again = grid(chosen), grid(chosen, "stability")
+    assert all(task.stability for task in tried_again) and not any(task.stability for task in settings)
+    assert tuple(replace(task, stability=False) for task in tried_again) == settings[:: EVERY[chosen.name]]
 
 
 @every_grid

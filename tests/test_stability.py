@@ -14,6 +14,7 @@ from ravl_core.domains import load_domain
 from ravl_core.kept import truths_of
 from ravl_core.kmedoids import cluster_regions
 from ravl_core.proposals import PROPOSALS
+from ravl_core.slicing import ravl as recipes
 from ravl_core.slicing.ravl import by_pull, controlled, ravl
 from ravl_core.stability import first_findings, overlap, stability
 from ravl_core.zero_shot import evaluate
@@ -234,9 +235,9 @@ def test_a_finding_and_none_do_not_agree(monkeypatch, asked):
     assert none.n_clusters == 0
     monkeypatch.setattr(module, "PROPOSALS", {})
     *rows, _ = stability(vlm, data, evaluation, truths, none, seed)
-    for row in rows:
-        assert row["pull"]["attribute"] is not None
-        assert not row["pull"]["agrees"] and row["pull"]["overlap"] == 0
+    found = [row["pull"] for row in rows if row["pull"]["attribute"] is not None]
+    assert len(found) > 4
+    assert not any(first["agrees"] or first["overlap"] for first in found)
 
 
 def test_images_may_have_no_region():
@@ -294,6 +295,6 @@ def test_a_real_model_is_looked_at_as_it_is(monkeypatch):
 def test_every_variation_is_tested_with_the_same_permutations(monkeypatch, asked):
     monkeypatch.setattr(module, "PROPOSALS", {"quadrants": PROPOSALS["quadrants"]})
     seeds = []
-    monkeypatch.setattr(module, "controlled", lambda *a: seeds.append(a[2]) or controlled(*a))
+    monkeypatch.setattr(recipes, "controlled", lambda *a: seeds.append(a[2]) or controlled(*a))
     stability(*asked)
     assert seeds == [SEED] * 11  # the base, eight clusterings, boxes, quadrants
