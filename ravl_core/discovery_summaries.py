@@ -34,6 +34,7 @@ SYNTHETIC = ("mnist", "fashion_mnist", "digits")
 LEVEL = 0.05
 HALF_RIGHT = 0.5  # a finding is right if so large a share of its first ten regions shows the planted feature
 N_RESAMPLES = 2000
+VARIATION = ["kind", "variation", "recipe"]  # what a row of the tables of stability stands for
 
 
 def judged(tables: DiscoveryTables, most: int = PAPERS_SETTINGS) -> pd.DataFrame:
@@ -221,6 +222,3 @@ def variation_table(stability: pd.DataFrame) -> pd.DataFrame:
     for key, part in stability.assign(cluster=clusters).groupby(VARIATION, sort=False):
         rows[key] = {"n": len(part), **_ends("", clustered_interval(part.precision_at_10, part.cluster))}
     return pd.DataFrame(rows).T.rename_axis(VARIATION).astype({"n": int})
-
-
-VARIATION = ["kind", "variation", "recipe"]
