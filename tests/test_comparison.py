@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from dataclasses import fields, replace
 
 import numpy as np
@@ -33,12 +32,7 @@ from ravl_core.slicing.random_regions import random_ranking_scores
 from ravl_core.slicing.ranked import RankedRegions, nothing
 from ravl_core.slicing.spurious_aware import spurious_aware_by_names
 
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The paper's tables on discovery and what goes beyond them, against plain loops over the records."""
 
 import math
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -23,11 +22,7 @@ PRECISION = "precision_at_10"
 FOUR = 0.5001e-4  # tables are rounded to four decimals
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """From records to tables of discovery, against plain loops over the records themselves."""
 
 import math
-import warnings
 from dataclasses import fields
 
 import pandas as pd
@@ -28,11 +27,7 @@ from ravl_core.study import table
 NAMES = [field.name for field in fields(DiscoveryTables)]
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,7 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 # --- the published code ----------------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """Domino, held to what the published code returned and to plain loops over its formulas."""
 
 import json
-import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,11 +37,7 @@ PARAMETERS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def close(found, expected, **tolerance):

@@ -1,5 +1,4 @@
 import sys
-import warnings
 
 import numpy as np
 import oracles
@@ -14,11 +13,7 @@ from ravl_core.zero_shot import Evaluation
 ATTRIBUTE = 2
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def george_slices_by_mean(evaluation, seed=0):

@@ -1,7 +1,6 @@
 """What all discovery methods have in common, and the variants of RaVL against plain loops."""
 
 import copy
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -22,11 +21,7 @@ from ravl_core.slicing.ranked import RankedRegions, nothing, regions_of_images
 METHODS = (*ON_THEIR_OWN, *ON_CLUSTERS, "RaVL, controlled")
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def clustered(evaluation, seed=0):

@@ -1,6 +1,5 @@
 """Spurious-Aware Detection, held to plain loops over images and to scikit-learn's mutual information."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -18,12 +17,7 @@ from ravl_core.slicing.spurious_aware import (
     spurious_aware_by_names,
 )
 
-
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 def random_images(seed, n_images=90, n_classes=3, n_features=8):

@@ -1,6 +1,5 @@
 import json
 import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,11 +29,7 @@ OVERCLUSTERED = [name for name, config in CASES.items() if config["over"]]
 UP_TO_5 = range(2, 6)
 
 
-@pytest.fixture(autouse=True)
-def no_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        yield
+pytestmark = pytest.mark.filterwarnings("error")
 
 
 # --- the published code ----------------------------------------------------------------------------------------------
