@@ -377,12 +377,20 @@ def assign_regions(
     ValueError
         If embeddings are no unit rows of the medoids' size, or there is no such finding.
     """
-    embeddings = checks.unit_rows("stage1_region_embeddings", stage1_region_embeddings)
-    medoids = discovery.clustering.medoid_embeddings  # (K, D)
-    checks.same_columns(medoid_embeddings=medoids, stage1_region_embeddings=embeddings)
     clusters = [finding.cluster for finding in _chosen(discovery.findings, findings)]
-    if not clusters:
+    return regions_in_clusters(discovery.clustering, stage1_region_embeddings, clusters)
+
+
+def regions_in_clusters(
+    clustering: Clustering, stage1_region_embeddings: np.ndarray, clusters: Sequence[int]
+) -> np.ndarray:
+    """Which regions have one of these clusters' medoids as their nearest, (M',) bool; see `assign_regions`."""
+    embeddings = checks.unit_rows("stage1_region_embeddings", stage1_region_embeddings)
+    medoids = clustering.medoid_embeddings  # (K, D)
+    checks.same_columns(medoid_embeddings=medoids, stage1_region_embeddings=embeddings)
+    if not len(clusters):
         return np.zeros(len(embeddings), dtype=bool)
+    clusters = checks.integers("clusters", clusters, 0, len(medoids) - 1)
     return np.isin(_nearest_medoids(embeddings, medoids), clusters)
 
 

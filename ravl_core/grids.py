@@ -1,8 +1,9 @@
 """Which settings each profile runs, fixed before any result is looked at.
 
-A profile has three grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
-other seeds, clusters and regions; and *repairs*, where mitigation is. Every setting has a seed of its own, and a grid
-goes through its blocks repetition by repetition, so that a run that was stopped early holds a little of everything.
+A profile has four grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
+other seeds, clusters and regions; *search*, where the recipes' learning rates are chosen; and *repairs*, where they are
+compared. Every setting has a seed of its own, and a grid goes through its blocks repetition by repetition, so that a
+run that was stopped early holds a little of everything.
 """
 
 import itertools
@@ -12,13 +13,24 @@ from dataclasses import dataclass, replace
 from ravl_core.checks import choice
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.profiles import Profile
+from ravl_core.repair_rows import (
+    CHOOSE_SEEDS,
+    CHOSEN_IDEAS,
+    FEW_ROWS,
+    REPORT_SEEDS,
+    REPORTED,
+    ROWS,
+    SEARCH_ROWS,
+    SEARCH_SEEDS,
+    TOWER_ROWS,
+    TOWER_SEEDS,
+)
+from ravl_core.repairs import Repair
 from ravl_core.settings import Setting
-from ravl_core.tasks import Repair, Task
+from ravl_core.tasks import Task
 
-KINDS = ("settings", "stability", "repairs")
+KINDS = ("settings", "stability", "search", "repairs")
 EVERY = {"smoke": 2, "demo": 5, "full": 17, "paper": 10}  # that many-th setting is tried for stability
-# RaVL with the discovered cluster, with the true regions, and with no region called spurious
-REPAIRS = tuple(Repair(assignment=source) for source in ("discovered", "true", "none"))
 DIGITS = tuple(range(10))
 
 
@@ -49,6 +61,15 @@ class Block:
             yield repetition, dict(zip(names, values, strict=True)) | {"domain": self.domain, "seed": seed}
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the settings that discovery is judged on, repaired; with a budget, the models are fine-tuned by that."""
+
+    seeds: tuple[int, ...]
+    repairs: tuple[Repair, ...]
+    budget: Budget | None = None
+
+
 def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
     """The tasks of a profile's grid, in the order in which they are run.
 
@@ -59,16 +80,33 @@ def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
     """
     if choice("kind", kind, KINDS) == "stability":
         return tuple(replace(task, stability=True) for task in grid(chosen)[:: EVERY[chosen.name]])
-    blocks = GRIDS[kind][chosen.name]
-    tasks = [(repetition, _task(block, chosen, values)) for block in blocks for repetition, values in block.settings()]
+    tasks = [pair for part in GRIDS[kind][chosen.name] for pair in _tasks(part, chosen)]
     return tuple(task for _, task in sorted(tasks, key=lambda pair: pair[0]))  # stable: blocks keep their order
+
+
+def _tasks(part: Block | Chosen, chosen: Profile) -> Iterator[tuple[int, Task]]:
+    """The repetition of each task, and the task."""
+    if isinstance(part, Block):
+        yield from ((repetition, _task(part, chosen, values)) for repetition, values in part.settings())
+        return
+    for task in grid(chosen):
+        if task.setting.seed in part.seeds and part.repairs:
+            budget = replace(part.budget or task.budget, precision=chosen.precision)
+            yield 0, replace(task, repairs=repairs_of(task.setting.feature, part.repairs), budget=budget)
+
+
+def repairs_of(feature: str, rows: tuple[Repair, ...]) -> tuple[Repair, ...]:
+    """The rows for a setting; Spurious-Aware is told what the found feature is called, as its user would tell it."""
+    told = {"spurious_aware": {"feature": feature}}
+    return tuple(replace(row, options=row.options | told.get(row.recipe, {})) for row in rows)
 
 
 def _task(block: Block, chosen: Profile, values: dict) -> Task:
     n_finetuning, n_test = min(block.n_finetuning, chosen.n_finetuning), min(block.n_test, chosen.n_test)
     sizes = {"n_finetuning": n_finetuning, "n_val": chosen.n_val, "n_test": n_test}
     budget = replace(block.budget, epochs=min(block.budget.epochs, chosen.epochs), precision=chosen.precision)
-    return Task(Setting(**values, **sizes, pretrained=block.pretrained), budget, block.repairs)
+    repairs = repairs_of(values["feature"], block.repairs)
+    return Task(Setting(**values, **sizes, pretrained=block.pretrained), budget, repairs)
 
 
 BOTH = ("rn-mini", "rn-mini-deep")
@@ -116,13 +154,24 @@ GRIDS = {
             Block("coco", (0, 1, 2), STRENGTHS, 70_000, features=("chair",), n_finetuning=2000, **CLIP),
         ),
     },
+    "search": {
+        "smoke": (Block("digits", (9,), (0.9,), first_seed=2, repairs=SEARCH_ROWS[:3]),),
+        "demo": (Block("digits", (0, 7), (0.95,), first_seed=26, repairs=SEARCH_ROWS),),
+        "full": (Chosen(SEARCH_SEEDS, SEARCH_ROWS),),
+        "paper": (Block("mnist", (0, 7), (0.95,), first_seed=56_000, repairs=SEARCH_ROWS, **CLIP),),
+    },
     "repairs": {
-        "smoke": (Block("digits", (9,), (0.9,), first_seed=1, repairs=REPAIRS),),
-        "demo": (Block("digits", (0, 3, 7, 9), (0.95,), first_seed=16, repairs=REPAIRS),),
-        "full": (
-            Block("digits", DIGITS, (0.9, 0.95, 0.99), first_seed=30, repairs=REPAIRS),
-            Block("digits", DIGITS, (0.9,), first_seed=30, repairs=REPAIRS[:1], budget=TOWER),
+        "smoke": (Block("digits", (9,), (0.9,), first_seed=1, repairs=FEW_ROWS),),
+        "demo": (
+            Block("digits", (3, 9), (0.95,), first_seed=16, repairs=FEW_ROWS),
+            Block("photos", (0,), (0.95,), 116, ("red rectangle", "horse"), budget=SHORT, repairs=FEW_ROWS),
         ),
-        "paper": (Block("mnist", DIGITS, (0.9, 0.95, 0.99), first_seed=55_000, repairs=REPAIRS, **CLIP),),
+        "full": (
+            Chosen(CHOOSE_SEEDS, ROWS),
+            Chosen(REPORT_SEEDS, REPORTED),
+            Chosen(REPORT_SEEDS, CHOSEN_IDEAS),
+            Chosen(TOWER_SEEDS, TOWER_ROWS, TOWER),
+        ),
+        "paper": (Block("mnist", DIGITS, (0.9, 0.95, 0.99), first_seed=55_000, repairs=FEW_ROWS, **CLIP),),
     },
 }

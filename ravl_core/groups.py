@@ -47,6 +47,11 @@ def performance(evaluation: Evaluation, dataset: Dataset) -> Performance:
     return Performance(images, core)
 
 
+def without_regions(dataset: Dataset) -> Dataset:
+    """The same images without any box, for what concerns images alone."""
+    return core_regions_only(replace(dataset, shows_core=np.zeros(len(dataset.boxes), dtype=bool)))
+
+
 def core_regions_only(dataset: Dataset) -> Dataset:
     """The same images with no boxes but those that show what the label names."""
     core = dataset.shows_core

@@ -195,30 +195,33 @@ def _limited_to(threads: int) -> Iterator[None]:
 
 
 def table(finished: Iterable[dict]) -> "pandas.DataFrame":
-    """Records as a table, one row for each setting and recipe, in the order of strength, attribute, seed.
+    """Records as a table, one row for each setting and its standard model, in the order of strength, attribute, seed.
 
-    Settings whose whole image tower was trained come last. Accuracies are 0 … 1, `margin` is in points; discovery's
-    columns and the initial model's are the same for all recipes of a setting. `position` counts the records as they
-    were given, which for a study is the grid's order. What a record holds no number for is NaN.
+    Settings whose whole image tower was trained come last. Accuracies are 0 … 1, `margin` is in points. `position`
+    counts the records as they were given, which for a study is the grid's order. What a record holds no number for is
+    NaN. What repairs bring stands in `ravl_core.repair_tables`.
     """
     import pandas
 
-    rows = [{"position": at} | row for at, record in enumerate(finished) for row in _rows(record)]
+    rows = [{"position": at} | _row(record) for at, record in enumerate(finished)]
     rows = [{name: math.nan if value is None else value for name, value in row.items()} for row in rows]
     order = ["trained", "strength", "attribute", "seed", "recipe", "assignment"]
     return pandas.DataFrame(rows).sort_values(order, ignore_index=True) if rows else pandas.DataFrame(columns=order)
 
 
-def _rows(record: dict) -> list[dict]:
-    metrics, common = record["metrics"], setting_columns(record)
-    looked = metrics["discovery"]
-    common |= {"found_attribute": looked["attribute"]}
-    common |= {column: looked["methods"][method]["precision_at_10"] for column, method in PRECISIONS.items()}
-    common |= {name: looked[name] for name in ("gap", "influence", "influence_images", "n_clusters", "n_findings")}
-    common |= {f"initial_{name}": metrics["initial"][name] for name in FIGURES_OF_TABLE_3}
-    standard = {"recipe": "standard", "assignment": "none"} | metrics["standard"]
-    shown = ("recipe", "assignment", "assignment_recall", "assignment_precision", *FIGURES_OF_TABLE_3)
-    return [common | {k: v for k, v in row.items() if k in shown} for row in (standard, *metrics["repairs"])]
+def _row(record: dict) -> dict:
+    metrics = record["metrics"]
+    standard = {name: metrics["standard"][name] for name in FIGURES_OF_TABLE_3}
+    return discovery_columns(record) | {"recipe": "standard", "assignment": "none"} | standard
+
+
+def discovery_columns(record: dict) -> dict:
+    """What tells a setting from others, the initial model's figures, and what stage 1 found."""
+    metrics, looked = record["metrics"], record["metrics"]["discovery"]
+    columns = setting_columns(record) | {"found_attribute": looked["attribute"]}
+    columns |= {column: looked["methods"][method]["precision_at_10"] for column, method in PRECISIONS.items()}
+    columns |= {name: looked[name] for name in ("gap", "influence", "influence_images", "n_clusters", "n_findings")}
+    return columns | {f"initial_{name}": metrics["initial"][name] for name in FIGURES_OF_TABLE_3}
 
 
 def setting_columns(record: dict) -> dict:

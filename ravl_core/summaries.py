@@ -1,4 +1,4 @@
-"""From the table of a study to the paper's tables: means with intervals, and paired changes.
+"""From the table of a study to the paper's tables: valid settings, and means with intervals.
 
 Intervals are 95 % percentile bootstrap intervals over settings; settings that share a domain and an attribute are
 drawn together.
@@ -11,11 +11,8 @@ import pandas as pd
 from ravl_core import paths
 from ravl_core.metrics import bootstrap_interval
 from ravl_core.settings import THRESHOLDS
-from ravl_core.study import FIGURES_OF_TABLE_3
 
 PAPERS_SETTINGS = 654  # valid ones
-ASSIGNMENTS = {"discovered": "", "true": ", true regions", "none": ", no spurious regions"}
-SETTING = ["trained", "strength", "attribute", "seed"]  # what tells one row's setting from another's
 
 
 def reference_table(kind: str = "settings") -> pd.DataFrame:
@@ -67,41 +64,3 @@ def mean_with_interval(table: pd.DataFrame, column: str, decimals: int = 3) -> p
     interval = bootstrap_interval(values[column].to_numpy(float), groups=groups.to_numpy(str))
     ends = [round(value, decimals) for value in interval]
     return pd.Series({"mean": ends[0], "low": ends[1], "high": ends[2], "n": len(values)})
-
-
-def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """For each repair, its figures of table 3 minus those of standard fine-tuning on the same setting, in points."""
-    metrics = list(FIGURES_OF_TABLE_3)
-    standard = table[table.recipe == "standard"].set_index(SETTING)[metrics]
-    repairs = table[table.recipe != "standard"].set_index(SETTING)
-    repairs[metrics] = 100 * (repairs[metrics] - standard.loc[repairs.index].to_numpy())
-    return repairs.assign(repair=repair_names(repairs)).reset_index()
-
-
-def repair_names(table: pd.DataFrame) -> pd.Series:
-    """What each row is called in a table: "standard", or "RaVL" and where its spurious regions come from."""
-    names = table.recipe.replace({"ravl": "RaVL"}) + table.assignment.map(ASSIGNMENTS)
-    return names.where(table.recipe != "standard", "standard")
-
-
-def repair_table(changed: pd.DataFrame, by: Sequence[str] = ("repair",)) -> pd.DataFrame:
-    """Mean change of the four figures with intervals, one row for each combination of `by`."""
-    rows = {}
-    for key, group in changed.groupby(list(by), observed=True):
-        summaries = {metric: mean_with_interval(group, metric, decimals=1) for metric in FIGURES_OF_TABLE_3}
-        cells = {metric: f"{s['mean']:+.1f} [{s['low']:+.1f}, {s['high']:+.1f}]" for metric, s in summaries.items()}
-        rows[key if len(by) > 1 else key[0]] = {"n": len(group), **cells}
-    return pd.DataFrame(rows).T.rename_axis(list(by))
-
-
-def contribution_of_stage_1(changed: pd.DataFrame) -> pd.DataFrame:
-    """What it adds to the repair that stage 1's regions are called spurious, rather than none, setting by setting.
-
-    Rows of `changes` with discovered regions minus those of the same settings with no spurious region, in points.
-    """
-    metrics = list(FIGURES_OF_TABLE_3)
-    without = changed[changed.assignment == "none"].set_index(SETTING)[metrics]
-    discovered = changed[changed.assignment == "discovered"].set_index(SETTING)
-    discovered = discovered.loc[discovered.index.intersection(without.index)]
-    discovered[metrics] = discovered[metrics] - without.loc[discovered.index].to_numpy()
-    return discovered.assign(repair="RaVL - RaVL, no spurious regions").reset_index()

@@ -14,13 +14,14 @@ from ravl_core.paths import MINIATURES
 
 # What a standard fine-tuned model and its evaluation depend on. Of the recipes that is the standard one alone.
 FINE_TUNING = (
-    "checkpoints", "fine_tuned", "groups", "kept", "losses", "metrics", "mitigation.budget", "mitigation.standard",
-    "mitigation.training", "pretraining", "randomness", "regions", "settings", "vlm", "zero_shot",
+    "checkpoints", "fine_tuned", "groups", "kept", "losses", "metrics", "mitigation.batch", "mitigation.budget",
+    "mitigation.recipe", "mitigation.samplers", "mitigation.standard", "mitigation.texts", "mitigation.training",
+    "pretraining", "randomness", "regions", "settings", "vlm", "zero_shot",
 )  # fmt: skip
 # What a record depends on beside that: the methods that look at the model, and the recipes that repair it.
 LOOKING = (
-    "comparison", "discovery", "intervals", "kmedoids", "mitigation", "proposals", "pull", "significance", "slicing",
-    "stability", "tasks",
+    "closed_loop", "comparison", "discovery", "intervals", "kmedoids", "masking", "mitigation", "proposals", "pull",
+    "repairs", "significance", "slicing", "stability", "tasks",
 )  # fmt: skip
 
 

@@ -8,7 +8,15 @@ import numpy as np
 import oracles
 import pytest
 
-from ravl_core.discovery import assign_regions, discover, rank_clusters, rank_regions, score_clusters
+from ravl_core.discovery import (
+    assign_regions,
+    discover,
+    rank_clusters,
+    rank_regions,
+    regions_in_clusters,
+    score_clusters,
+)
+from ravl_core.kmedoids import Clustering
 
 GOLDEN = Path(__file__).parent / "golden" / "ravl_discover"
 CASES = sorted(json.loads((GOLDEN / "manifest.json").read_text())["cases"])
@@ -344,6 +352,27 @@ def test_a_region_between_medoids_goes_to_the_lowest_cluster():
     clustering = SimpleNamespace(medoid_embeddings=np.eye(3)[[0, 1, 1]])
     found = SimpleNamespace(clustering=clustering, findings=(SimpleNamespace(cluster=1, attribute=0),))
     assert assign_regions(found, np.eye(3)).tolist() == [False, True, False]  # the third ties everywhere: cluster 0
+
+
+@pytest.mark.parametrize("clusters", [[], [2], [5, 0], [0, 1, 2, 3, 4, 5], np.array([4, 4])])
+def test_regions_in_clusters_are_those_whose_nearest_medoid_is_one_of_theirs(clusters):
+    random = np.random.default_rng(1)
+    medoids, others = (oracles.unit(random.normal(size=(n, 12))) for n in (6, 80))
+    found = regions_in_clusters(Clustering(np.arange(6), np.arange(6), medoids, {}), others, clusters)
+    nearest = oracles.nearest_medoid(others, medoids)
+    assert found.dtype == bool and found.tolist() == [cluster in list(clusters) for cluster in nearest]
+
+
+def test_no_cluster_and_no_region_are_ordinary_cases():
+    nothing = Clustering(np.empty(0, dtype=int), np.empty(0, dtype=int), np.empty((0, 12), dtype=np.float32), {})
+    medoids = Clustering(np.arange(3), np.arange(3), np.eye(3, 12), {})
+    assert regions_in_clusters(nothing, np.eye(12), []).tolist() == [False] * 12
+    for clusters in ([], [1]):
+        assert regions_in_clusters(medoids, np.empty((0, 12)), clusters).shape == (0,)
+    with pytest.raises(ValueError, match="clusters: expected integers from 0 to 2"):
+        regions_in_clusters(medoids, np.eye(12), [3])
+    with pytest.raises(ValueError, match="stage1_region_embeddings: expected 12 columns"):
+        regions_in_clusters(medoids, np.eye(5), [])
 
 
 # --- arguments -------------------------------------------------------------------------------------------------------

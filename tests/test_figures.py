@@ -26,7 +26,6 @@ from ravl_core.metrics import group_accuracies
 
 CLASSES = ("zero", "one", "two", "three")
 STRENGTHS = (0.0, 0.8, 0.95, 0.99)
-CHANGES = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +56,6 @@ def study_table(n_seeds=5):
     return pandas.DataFrame(rows).assign(margin=lambda table: 50 * table["precision_at_10"])
 
 
-def repair_table(recipes=("RaVL", "swaps"), n=15):
-    random = np.random.default_rng(1)
-    rows = [{"recipe": recipe} | {m: random.normal(10, 8) for m in CHANGES} for recipe in recipes for _ in range(n)]
-    return pandas.DataFrame(rows)
-
-
 def groups(seed, share):
     labels, present = np.arange(400) % 4, np.arange(400) // 4 % 2 == 1
     return group_accuracies(np.random.default_rng(seed).random(400) < share, labels, present, 4)
@@ -85,7 +78,6 @@ def draw_all(dataset):
         "composites": figures.composites(dataset, feature="red rectangle"),
         "strength": figures.strength_curve(study_table(), hue="method", levels={"chance": 0.2}),
         "validity": figures.validity_counts(study_table(), hue="method"),
-        "paired change": figures.paired_change(repair_table()),
         "before and after": figures.before_after(groups(0, 0.6), groups(1, 0.9), CLASSES, 1),
         "losses": figures.loss_curves({"standard": np.geomspace(2, 0.1, 50), "RaVL": np.geomspace(3, 0.11, 50)}),
         "silhouettes": figures.silhouettes(clustering({2: 0.2, 3: 0.4, 4: 0.3}, 3)),
@@ -270,18 +262,6 @@ def test_validity_counts_settings_at_each_threshold():
     assert "3 of 5 (60%)" in [text.get_text() for text in axes.texts]
 
 
-def test_paired_change_shows_every_setting_the_mean_and_zero():
-    table = repair_table()
-    figure = figures.paired_change(table)
-    assert len(figure.axes) == 4 and len(errorbars(figure)) == 8
-    ravl = table[table["recipe"] == "RaVL"]
-    for axes, metric in zip(figure.axes, CHANGES, strict=True):
-        np.testing.assert_allclose(axes.collections[0].get_offsets()[:, 0], ravl[metric])
-        assert axes.containers[0].lines[0].get_xdata()[0] == pytest.approx(ravl[metric].mean())
-        assert any(set(line.get_xdata()) == {0} for line in axes.lines)
-    assert figure.axes[0].get_yticklabels()[0].get_text() == "RaVL\nn = 15"
-
-
 def test_before_and_after_name_the_worst_group():
     before, after = groups(0, 0.6), groups(1, 0.9)
     figure = figures.before_after(before, after, CLASSES, 1, feature="hat")
@@ -337,7 +317,6 @@ def test_spread_moves_labels_apart_and_keeps_their_order():
     [
         (lambda table: figures.strength_curve(table, y="accuracy"), r"table: expected columns \['accuracy'\]"),
         (lambda table: figures.validity_counts(table[:0]), "table: expected at least one row"),
-        (lambda table: figures.paired_change(table), "table: expected columns"),
         (lambda table: figures.class_accuracy(finding_table(), CLASSES[:2], 0), "class_names: expected 4 names"),
     ],
 )

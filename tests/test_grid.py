@@ -7,13 +7,14 @@ import pytest
 
 from ravl_core import grids
 from ravl_core.domains import load_domain
-from ravl_core.grids import EVERY, GRIDS, KINDS, Block, grid
-from ravl_core.mitigation import Budget
+from ravl_core.grids import EVERY, GRIDS, KINDS, Block, Chosen, grid, repairs_of
+from ravl_core.mitigation import RECIPES, Budget
 from ravl_core.profiles import PROFILES, profile
 from ravl_core.randomness import stream
 from ravl_core.records import record_path
+from ravl_core.repair_rows import CHOOSE_SEEDS, CHOSEN_IDEAS, IDEAS, REPAIRED_SEEDS, SEARCH_SEEDS, TOWER_SEEDS
+from ravl_core.repairs import Repair
 from ravl_core.settings import plant_correlation
-from ravl_core.tasks import Repair
 
 SIZES = ("n_finetuning", "n_val", "n_test")
 every_grid = pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +92,54 @@ def test_a_block_says_what_is_trained(demo_of):
     assert [task.budget.trained for task in demo_of(PLAIN, tower)] == ["head", "tower", "head"]
 
 
+# ---- and of chosen settings ----
+
+
+@pytest.fixture
+def repairs_of_demo(demo_of, monkeypatch):
+    """The demo profile's grid of repairs, were its settings those of RICH and PLAIN and its parts these."""
+
+    def tasks(*parts, chosen=PROFILES["demo"]):
+        demo_of(RICH, replace(PLAIN, budget=Budget(epochs=3)))
+        monkeypatch.setitem(grids.GRIDS["repairs"], "demo", parts)
+        return grid(chosen, "repairs")
+
+    return tasks
+
+
+def test_chosen_settings_are_those_that_discovery_is_judged_on(repairs_of_demo):
+    rows = Repair("one", "standard"), Repair("two")
+    tasks = repairs_of_demo(Chosen((131, 0, 105), rows))
+    settings = {task.setting.seed: task for task in grid(PROFILES["demo"])}
+    assert [task.setting.seed for task in tasks] == [105, 0, 131]  # in the grid's order
+    for task in tasks:
+        assert task == replace(settings[task.setting.seed], repairs=rows)
+    assert tasks[1].budget.epochs == 3
+
+
+def test_a_budget_of_their_own_replaces_that_of_the_settings_but_for_its_precision(repairs_of_demo):
+    chosen = replace(profile("demo"), precision="bfloat16")
+    part = Chosen((0, 105), (Repair(),), Budget(epochs=4, trained="tower"))
+    for task in repairs_of_demo(part, chosen=chosen):
+        assert task.budget == Budget(epochs=4, trained="tower", precision="bfloat16")
+
+
+def test_parts_follow_one_another_and_one_without_rows_has_no_task(repairs_of_demo):
+    one, two = (Repair("one"),), (Repair("two"),)
+    block = replace(PLAIN, first_seed=900, repairs=(Repair("block"),))
+    tasks = repairs_of_demo(Chosen((105, 0), one), Chosen((105, 0), ()), block, Chosen((0,), two))
+    assert [(task.setting.seed, task.repairs[0].name) for task in tasks] == [
+        (105, "one"), (0, "one"), (900, "block"), (0, "two"), (901, "block"),
+    ]  # fmt: skip
+
+
+def test_spurious_aware_alone_is_told_what_the_feature_is_called():
+    rows = Repair("a", "spurious_aware", {"as_released": True}), Repair("b", "ravl", {"clip_weight": 0.5}), Repair("c")
+    told = repairs_of("blue dot", rows)
+    assert told[0] == replace(rows[0], options={"as_released": True, "feature": "blue dot"})
+    assert told[1:] == rows[1:] and rows[0].options == {"as_released": True}
+
+
 def test_an_unknown_grid_is_refused():
     with pytest.raises(ValueError, match="kind: expected one of 'settings', .*, got 'repair'; did you mean 'repairs'"):
         grid(profile("smoke"), "repair")
@@ -123,7 +172,7 @@ def test_a_grid_is_the_same_each_time_and_within_the_budget_of_its_profile(chose
 
 @every_profile
 def test_a_seed_belongs_to_one_setting(chosen):
-    """Also across the two grids: the repairs may be of settings that discovery is judged on, with their seeds."""
+    """Also across grids: repairs may be of settings that discovery is judged on, with their seeds."""
     settings = {}
     for kind in KINDS:
         for task in grid(chosen, kind):
@@ -155,12 +204,55 @@ def test_repairs_are_of_planted_settings_with_and_without_stage_1(chosen):
     tasks = grid(chosen, "repairs")
     assert all(task.repairs and task.setting.strength > 0 for task in tasks)
     sources = {repair.assignment for task in tasks for repair in task.repairs if repair.recipe == "ravl"}
-    assert {"discovered", "true"} <= sources
+    assert {"discovered", "true", "none"} <= sources
 
 
-@pytest.mark.parametrize(
-    "domain", sorted({block.domain for kind in GRIDS.values() for b in kind.values() for block in b})
-)
+@every_profile
+def test_every_setting_that_is_repaired_has_a_standard_row_and_names_tell_its_rows_apart(chosen):
+    """Several tasks of one setting and budget make one block of rows; see `ravl_core.repair_tables`."""
+    names = {}
+    for task in grid(chosen, "repairs"):
+        names.setdefault((task.setting.seed, task.budget), []).extend(repair.name for repair in task.repairs)
+    for of_setting in names.values():
+        assert "standard" in of_setting and len(set(of_setting)) == len(of_setting)
+
+
+@pytest.mark.parametrize("kind", ["search", "repairs"])
+@every_profile
+def test_every_row_can_be_run_and_is_told_the_feature_where_it_needs_a_name(chosen, kind):
+    for task in grid(chosen, kind):
+        for repair in task.repairs:
+            RECIPES[repair.recipe](**repair.options)
+            asks = repair.recipe == "spurious_aware"
+            assert repair.options.get("feature") == (task.setting.feature if asks else None)
+
+
+def test_the_full_grids_are_of_the_chosen_seeds():
+    """The search is on settings of its own; whole towers are trained on some of those of table 3."""
+    search, repaired = (grid(PROFILES["full"], kind) for kind in ("search", "repairs"))
+    assert sorted(task.setting.seed for task in search) == list(SEARCH_SEEDS)
+    towers = [task for task in repaired if task.budget.trained == "tower"]
+    assert sorted(task.setting.seed for task in towers) == list(TOWER_SEEDS)
+    assert {task.setting.seed for task in repaired} == set(REPAIRED_SEEDS)
+    judged = {task.setting: task.budget for task in grid(PROFILES["full"])}
+    for task in (*search, *repaired):
+        assert task.budget == judged[task.setting] or task in towers
+
+
+def test_of_the_full_grid_ideas_are_tried_on_one_half_and_the_chosen_ones_reported_on_the_other():
+    names = {}
+    for task in grid(PROFILES["full"], "repairs"):
+        if task.budget.trained == "head":
+            names.setdefault(task.setting.seed, set()).update(repair.name for repair in task.repairs)
+    ideas, reported = {row.name for row in IDEAS}, {row.name for row in CHOSEN_IDEAS}
+    for seed, tried in names.items():
+        assert tried & ideas == (ideas if seed in CHOOSE_SEEDS else reported)
+
+
+DOMAINS = {task.setting.domain for chosen in PROFILES.values() for kind in KINDS for task in grid(chosen, kind)}
+
+
+@pytest.mark.parametrize("domain", sorted(DOMAINS))
 def test_so_many_images_of_a_domain_can_show_what_is_planted(domain):
     try:
         source = load_domain(domain)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import digits, ragged_boxes
+from tiny import digits, ragged_boxes, tiny_vlm
 
 from ravl_core.domains import Dataset
-from ravl_core.groups import group_table, performance
-from ravl_core.zero_shot import Evaluation
+from ravl_core.groups import core_regions_only, group_table, performance, without_regions
+from ravl_core.zero_shot import Evaluation, evaluate
 
 
 def problem(seed, n_images=80, n_classes=3):
@@ -91,6 +91,42 @@ def test_the_table_holds_every_group_for_a_record():
     assert table["region_count"] == measured.core_regions.count.tolist()
     np.testing.assert_allclose(table["image_accuracy"], measured.images.accuracy, atol=1e-6)
     np.testing.assert_allclose(table["region_accuracy"], measured.core_regions.accuracy, atol=1e-6)
+
+
+# ---- fewer regions ----
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_core_regions_are_those_of_a_loop(seed):
+    _, data = problem(seed)
+    fewer = core_regions_only(replace(data, shows_feature=~data.shows_core))
+    kept = [region for region in range(len(data.boxes)) if data.shows_core[region]]
+    assert 0 < len(kept) < len(data.boxes)
+    assert fewer.boxes.tolist() == data.boxes[kept].tolist()
+    assert fewer.image_index.tolist() == data.image_index[kept].tolist()
+    assert fewer.shows_core.tolist() == [True] * len(kept) and fewer.shows_feature.tolist() == [False] * len(kept)
+    assert core_regions_only(data).shows_feature is None
+
+
+def test_without_regions_all_images_are_left_and_no_box():
+    data, fewer = digits(12), without_regions(digits(12))
+    assert fewer.boxes.shape == (0, 4) and fewer.image_index.shape == (0,) and len(fewer) == 12
+    assert fewer.shows_core.shape == fewer.shows_feature.shape == (0,)
+    for name in ("images", "labels", "captions", "feature_present"):
+        assert np.array_equal(getattr(fewer, name), getattr(data, name))
+    unknown = without_regions(replace(data, shows_core=None, shows_feature=None))
+    assert unknown.boxes.shape == (0, 4) and unknown.shows_feature is None
+
+
+def test_images_are_judged_alike_without_any_region():
+    vlm, data = tiny_vlm(), digits(12)
+    fewer = without_regions(data)
+    seen = evaluate(vlm, fewer)
+    assert seen.region_embeddings.shape == (0, 16) and seen.region_probs.shape == (0, 10)
+    np.testing.assert_allclose(seen.image_probs, evaluate(vlm, data).image_probs, atol=1e-4)
+    measured = performance(seen, fewer)
+    assert measured.images.count.sum() == 12 and measured.core_regions.count.sum() == 0
+    assert np.isnan(measured.core_regions.overall)
 
 
 @pytest.mark.parametrize("missing", ["shows_core", "feature_present"])

@@ -23,6 +23,7 @@ from ravl_core.grids import KINDS, grid
 from ravl_core.groups import performance
 from ravl_core.mitigation import Budget, mitigate
 from ravl_core.profiles import profile
+from ravl_core.repair_tables import followed_table, repairs_table
 from ravl_core.settings import Setting, build_setting, learned_margin
 from ravl_core.study import run_study
 from ravl_core.tasks import Repair, Task
@@ -480,7 +481,8 @@ def test_ctrl_c_keeps_what_is_finished(command, two_settings, instant, monkeypat
 
 @pytest.fixture(scope="module")
 def real(model):
-    repairs = (Repair(), Repair(assignment="true", options={"clip_weight": 0.5}), Repair("standard"))
+    true = Repair("true", assignment="true", options={"clip_weight": 0.5})
+    repairs = (Repair(followed=True), true, Repair("standard", "standard"))
     return [Task(replace(SMALL, seed=seed, initial=model), SHORT, repairs[: 3 - 2 * seed]) for seed in (0, 1)]
 
 
@@ -505,6 +507,29 @@ def test_a_real_study_records_every_stage(real, alone):
     assert (true["assignment_recall"], true["assignment_precision"]) == (1, 1)
     standard = done.records[0]["metrics"]["standard"]
     assert {name: again[name] for name in standard} == standard  # the same recipe, budget and seed
+    assert [again["followed_up"], true["followed_up"]] == [None, None]
+
+
+def test_a_real_record_counts_the_groups_that_models_were_trained_on(real, alone):
+    for task, record in zip(real, alone[1].records, strict=True):
+        data = build_setting(task.setting).finetuning
+        expected = np.zeros((10, 2), dtype=int)
+        for label, present in zip(data.labels, data.feature_present, strict=True):
+            expected[label, int(present)] += 1
+        assert record["metrics"]["finetuning_groups"] == expected.tolist()
+
+
+def test_tables_are_made_of_real_records(alone):
+    """Also of what was looked at again after a repair."""
+    finished = alone[1].records
+    repaired = repairs_table(finished)
+    assert repaired.method.tolist() == ["diagnosed", "RaVL", "true", "standard", "diagnosed", "RaVL"]
+    assert repaired.image_overall.tolist()[:2] == [
+        finished[0]["metrics"]["standard"]["image_overall"], finished[0]["metrics"]["repairs"][0]["image_overall"],
+    ]  # fmt: skip
+    assert repaired.aligned_accuracy.between(0, 1).all()
+    followed = followed_table(finished)
+    assert followed.method.tolist() == ["RaVL"] * sum(r["metrics"]["discovery"]["n_findings"] > 0 for r in finished)
 
 
 def test_a_real_record_is_what_the_stages_give_one_by_one(real, alone):
@@ -536,9 +561,3 @@ def test_two_processes_write_the_same_bytes_as_one_and_report_what_fails(real, a
     assert names == sorted(path.name for path in tmp_path.iterdir()) and len(names) == 2
     for name in names:
         assert without_times(tmp_path / name) == without_times(folder / name)
-
-
-def test_an_unknown_assignment_is_refused(real, tmp_path):
-    task = replace(real[0], repairs=(Repair(assignment="treu"),))
-    done = run_study([task], tmp_path, workers=1)
-    assert "did you mean 'true'" in "".join(done.failures.values())

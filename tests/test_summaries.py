@@ -1,7 +1,6 @@
 """From records to the paper's tables, against plain loops over the records themselves."""
 
 import math
-import re
 
 import numpy as np
 import pandas
@@ -11,9 +10,6 @@ from ravl_core import metrics, paths, summaries
 from ravl_core.settings import THRESHOLDS
 from ravl_core.study import FIGURES_OF_TABLE_3, table
 
-SOURCES = ("discovered", "true", "none")
-NAMES = {"discovered": "RaVL", "true": "RaVL, true regions", "none": "RaVL, no spurious regions"}
-CELL = re.compile(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]")
 KEYS = ["trained", "strength", "attribute", "seed", "recipe", "assignment"]
 
 
@@ -21,7 +17,7 @@ def figures(random):
     return {name: float(random.uniform(0.2, 1)) for name in FIGURES_OF_TABLE_3}
 
 
-def made_up(attribute, strength, seed, trained="head", sources=(), domain="digits"):
+def made_up(attribute, strength, seed, trained="head", domain="digits"):
     """A record as a study leaves it, with numbers that only its seed and the trained part decide."""
     random = np.random.default_rng([seed, trained == "tower"])
     found = random.random() < 0.8
@@ -47,26 +43,20 @@ def made_up(attribute, strength, seed, trained="head", sources=(), domain="digit
                 "influence": 0.7 if found else None,
                 "influence_images": 30 * found,
             },
-            "repairs": [
-                {"recipe": "ravl", "options": {}, "assignment": source, "final_loss": 1.0, "groups": {}}
-                | {"assignment_recall": 0.9, "assignment_precision": None if source == "none" else 0.8}
-                | figures(random)
-                for source in sources
-            ],
+            "repairs": [{"name": "RaVL", "recipe": "ravl", "assignment": "true"} | figures(random)],
         },
     }
 
 
 @pytest.fixture(scope="module")
 def finished():
-    """Several attributes, strengths and trained parts, some repaired, with numbers missing here and there."""
+    """Several attributes, strengths and trained parts, with numbers missing here and there."""
     made = []
     for seed, (strength, attribute) in enumerate((v, a) for v in (0.0, 0.8, 0.9, 0.95) for a in (7, 0, 3)):
-        made.append(made_up(attribute, strength, seed, sources=SOURCES if strength >= 0.9 else ()))
+        made.append(made_up(attribute, strength, seed))
         if strength == 0.9:
-            made.append(made_up(attribute, strength, seed, "tower", SOURCES[:1]))
+            made.append(made_up(attribute, strength, seed, "tower"))
     made[1]["metrics"]["margin"] = made[5]["metrics"]["margin"] = None
-    made[-1]["metrics"]["repairs"][1]["region_worst_group"] = None
     made[-2]["metrics"]["standard"]["image_worst_group"] = None
     return made[::-1]
 
@@ -112,13 +102,10 @@ def same(one, other):
 # ---- records as a table ----
 
 
-def test_a_row_for_each_setting_and_recipe(finished, whole):
-    expected = set()
-    for record in finished:
-        expected.add((*setting_of(record), "standard", "none"))
-        for repair in record["metrics"]["repairs"]:
-            expected.add((*setting_of(record), repair["recipe"], repair["assignment"]))
-    assert len(whole) == len(expected) == 12 + 3 + 6 * 3 + 3
+def test_a_row_for_each_setting_and_its_standard_model(finished, whole):
+    """What it was repaired by has a table of its own, see `ravl_core.repair_tables`."""
+    expected = {(*setting_of(record), "standard", "none") for record in finished}
+    assert len(whole) == len(expected) == 12 + 3
     assert set(whole[KEYS].itertuples(index=False, name=None)) == expected
 
 
@@ -135,11 +122,7 @@ def test_the_table_holds_the_numbers_of_the_records(finished, whole):
     records = {setting_of(record): record for record in finished}
     for row in whole.to_dict("records"):
         values = records[row["trained"], row["strength"], row["attribute"], row["seed"]]["metrics"]
-        of_recipe = values["standard"]
-        if row["recipe"] != "standard":
-            (of_recipe,) = (repair for repair in values["repairs"] if repair["assignment"] == row["assignment"])
-            assert same(of_recipe["assignment_precision"], row["assignment_precision"])
-        assert all(same(of_recipe[name], row[name]) for name in FIGURES_OF_TABLE_3)
+        assert all(same(values["standard"][name], row[name]) for name in FIGURES_OF_TABLE_3)
         assert same(values["margin"] and round(values["margin"], 9), row["margin"])
         assert row["reached_strength"] == values["reached_strength"]
         assert all(row[f"initial_{name}"] == values["initial"][name] for name in FIGURES_OF_TABLE_3)
@@ -164,11 +147,11 @@ def test_columns_are_plain_values_and_accuracies_are_those_after_training(whole)
 
 
 def test_none_is_a_number_that_is_missing_even_in_a_whole_column(finished):
-    nothing = made_up(3, 0.9, 1, sources=["none"])
+    nothing = made_up(3, 0.9, 1)
     nothing["metrics"]["discovery"] |= {"attribute": None, "gap": None, "influence": None}
     nothing["metrics"]["margin"] = None
     rows = table([nothing])
-    for column in ("found_attribute", "gap", "influence", "margin", "assignment_precision"):
+    for column in ("found_attribute", "gap", "influence", "margin"):
         assert rows[column].dtype == float and rows[column].isna().all()
     assert summaries.validity_table(rows).loc[0.9].tolist() == [1, 0, 0, 0, 0]
 
@@ -195,7 +178,6 @@ def test_the_reference_is_the_file_of_the_full_run(whole, tmp_path, monkeypatch)
     whole.to_csv(tmp_path / "results" / "full" / "settings.csv", index=False)
     read = summaries.reference_table()
     pandas.testing.assert_frame_equal(read, whole, check_dtype=False)
-    pandas.testing.assert_frame_equal(summaries.changes(read), summaries.changes(whole), check_dtype=False)
 
 
 def test_each_grid_has_a_reference_of_its_own(whole, tmp_path, monkeypatch):
@@ -304,129 +286,8 @@ def test_means_are_rounded(whole, decimals):
     assert values.tolist() == [round(value, decimals) for value in values]
 
 
-# ---- repairs ----
-
-
-def test_changes_are_points_against_the_standard_model_of_the_same_setting_and_part(finished, whole):
-    changed = summaries.changes(whole)
-    assert len(changed) == sum(len(record["metrics"]["repairs"]) for record in finished)
-    rows = {
-        (r["trained"], r["strength"], r["attribute"], r["seed"], r["assignment"]): r for r in changed.to_dict("records")
-    }
-    for record in finished:
-        for repair in record["metrics"]["repairs"]:
-            row = rows[(*setting_of(record), repair["assignment"])]
-            assert row["repair"] == NAMES[repair["assignment"]]
-            for name in FIGURES_OF_TABLE_3:
-                before, after = record["metrics"]["standard"][name], repair[name]
-                missing = before is None or after is None
-                assert row[name] == pytest.approx(math.nan if missing else 100 * (after - before), nan_ok=True)
-
-
-def test_changes_keep_what_describes_the_setting_and_leave_the_table_alone(whole):
-    before = whole.copy()
-    changed = summaries.changes(whole)
-    pandas.testing.assert_frame_equal(whole, before)
-    assert {*whole.columns, "repair"} == set(changed.columns)
-    described = whole[whole.recipe == "ravl"].drop(columns=list(FIGURES_OF_TABLE_3)).reset_index(drop=True)
-    assert changed[described.columns].equals(described)
-
-
-def test_changes_do_not_depend_on_the_order_of_rows(whole):
-    shuffled = whole.sample(frac=1, random_state=0)
-    one, other = (summaries.changes(rows).sort_values(KEYS, ignore_index=True) for rows in (whole, shuffled))
-    pandas.testing.assert_frame_equal(one, other)
-
-
-def test_two_parts_of_one_setting_are_not_mixed():
-    """Same strength, attribute and seed; only the trained part differs."""
-    head, tower = (made_up(3, 0.9, 5, trained, SOURCES[:1]) for trained in ("head", "tower"))
-    for record, before in ((head, 0.5), (tower, 0.1)):
-        for name in FIGURES_OF_TABLE_3:
-            record["metrics"]["standard"][name], record["metrics"]["repairs"][0][name] = before, 0.6
-    changed = summaries.changes(table([tower, head])).set_index("trained")
-    assert changed.loc["head", list(FIGURES_OF_TABLE_3)].tolist() == pytest.approx([10] * 4)
-    assert changed.loc["tower", list(FIGURES_OF_TABLE_3)].tolist() == pytest.approx([50] * 4)
-
-
-def test_a_repair_without_its_standard_model_is_an_error(whole):
-    orphans = whole[(whole.recipe == "ravl") | (whole.strength != 0.95)]
-    with pytest.raises(KeyError):
-        summaries.changes(orphans)
-
-
-def test_settings_without_repairs_have_no_changes(finished):
-    changed = summaries.changes(table([record for record in finished if not record["metrics"]["repairs"]]))
-    assert len(changed) == 0 and {"repair", *FIGURES_OF_TABLE_3} <= set(changed.columns)
-    assert len(summaries.repair_table(changed)) == 0
-
-
-def read_cell(cell):
-    return [float(number) for number in CELL.fullmatch(cell).groups()]
-
-
-def test_the_repair_table_has_a_row_for_each_repair_with_means_of_its_changes(finished, whole):
-    repaired = summaries.repair_table(summaries.changes(whole))
-    assert list(repaired.columns) == ["n", *FIGURES_OF_TABLE_3]
-    assert sorted(repaired.index) == sorted(NAMES.values())
-    for source, label in NAMES.items():
-        for name in FIGURES_OF_TABLE_3:
-            points, attributes, n_rows = [], [], 0
-            for record in finished:
-                for repair in record["metrics"]["repairs"]:
-                    if repair["assignment"] == source:
-                        n_rows += 1
-                        before = record["metrics"]["standard"][name]
-                        if before is not None and repair[name] is not None:
-                            points.append(100 * (repair[name] - before))
-                            attributes.append(record["arguments"]["setting"]["attribute"])
-            assert repaired.loc[label, "n"] == n_rows
-            assert read_cell(repaired.loc[label, name]) == pytest.approx(loop_interval(points, attributes), abs=0.0501)
-
-
-def test_a_row_for_each_combination(whole):
-    changed = summaries.changes(whole)
-    repaired = summaries.repair_table(changed, by=["trained", "repair"])
-    assert repaired.index.names == ["trained", "repair"]
-    assert repaired["n"].to_dict() == {
-        ("head", "RaVL"): 6,
-        ("head", "RaVL, no spurious regions"): 6,
-        ("head", "RaVL, true regions"): 6,
-        ("tower", "RaVL"): 3,
-    }
-    tower = changed[changed.trained == "tower"]
-    expected = summaries.mean_with_interval(tower, "region_overall", 1)[["mean", "low", "high"]]
-    assert read_cell(repaired.loc[("tower", "RaVL"), "region_overall"]) == expected.tolist()
-
-
-def test_one_column_to_group_by_is_a_plain_index(whole):
-    by_strength = summaries.repair_table(summaries.changes(whole), by=["strength"])
-    assert by_strength.index.name == "strength" and list(by_strength.index) == [0.9, 0.95]
-    assert by_strength.index.nlevels == 1 and by_strength.loc[0.95, "n"] == 9
-
-
-def test_one_setting_is_enough():
-    rows = table([made_up(3, 0.9, 1, sources=SOURCES)])
-    repaired = summaries.repair_table(summaries.changes(rows))
-    for label in NAMES.values():
-        mean, low, high = read_cell(repaired.loc[label, "image_overall"])
-        assert mean == low == high and repaired.loc[label, "n"] == 1
-
-
 def test_intervals_are_those_of_the_metrics_module(whole):
     """Notebooks quote both."""
     interval = metrics.bootstrap_interval(whole.image_overall.to_numpy(), groups=whole.attribute.to_numpy())
     ours = summaries.mean_with_interval(whole, "image_overall", 12)[["mean", "low", "high"]]
     assert ours.tolist() == pytest.approx(list(interval))
-
-
-def test_the_contribution_of_stage_1_is_a_difference_within_each_setting():
-    rows = []
-    for seed, (discovered, without) in enumerate([(5.0, 2.0), (1.0, 3.0), (4.0, None)]):
-        setting = {"trained": "head", "strength": 0.9, "attribute": seed, "seed": seed}
-        rows.append(setting | {"assignment": "discovered"} | dict.fromkeys(FIGURES_OF_TABLE_3, discovered))
-        if without is not None:
-            rows.append(setting | {"assignment": "none"} | dict.fromkeys(FIGURES_OF_TABLE_3, without))
-    added = summaries.contribution_of_stage_1(pandas.DataFrame(rows))
-    for metric in FIGURES_OF_TABLE_3:
-        assert added.set_index("seed")[metric].to_dict() == {0: 3.0, 1: -2.0}  # the third has no counterpart

@@ -5,8 +5,9 @@ from ravl_core.figures.certainty import agreement, claims_per_model, null_histog
 from ravl_core.figures.clusters import embedding_map, silhouettes
 from ravl_core.figures.discovery import method_bars, power_curves, precision_panels
 from ravl_core.figures.images import composites, top_regions
+from ravl_core.figures.looking import before_after_maps
+from ravl_core.figures.mitigation import forest, gain_against_cost, gain_by_condition
 from ravl_core.figures.overview import overview
-from ravl_core.figures.repair import paired_change
 from ravl_core.figures.strength import strength_curve, validity_counts
 from ravl_core.figures.style import save
 from ravl_core.figures.training import loss_curves
@@ -14,15 +15,18 @@ from ravl_core.figures.training import loss_curves
 __all__ = [
     "agreement",
     "before_after",
+    "before_after_maps",
     "claims_per_model",
     "class_accuracy",
     "composites",
     "embedding_map",
+    "forest",
+    "gain_against_cost",
+    "gain_by_condition",
     "loss_curves",
     "method_bars",
     "null_histogram",
     "overview",
-    "paired_change",
     "power_curves",
     "precision_panels",
     "save",

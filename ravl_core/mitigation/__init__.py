@@ -6,14 +6,22 @@ import numpy as np
 
 from ravl_core.checks import choice
 from ravl_core.domains.dataset import Dataset
-from ravl_core.mitigation import ravl, standard
+from ravl_core.mitigation import ravl, spurious_aware, standard, swaps, upsampled, vl_erm, vl_gdro
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.mitigation.training import History, finetune
 from ravl_core.vlm import VLM
 
 __all__ = ["RECIPES", "Budget", "History", "finetune", "mitigate"]
 
-RECIPES = {"standard": standard.Standard, "ravl": ravl.RegionAware}
+RECIPES = {
+    "standard": standard.Standard,
+    "upsampled": upsampled.Upsampled,
+    "vl_erm": vl_erm.VLERM,
+    "vl_gdro": vl_gdro.VLGDRO,
+    "spurious_aware": spurious_aware.SpuriousAware,
+    "ravl": ravl.RegionAware,
+    "swaps": swaps.Swaps,
+}
 
 
 def mitigate(
@@ -29,8 +37,8 @@ def mitigate(
 
     Parameters
     ----------
-    assignment : (M,) bool, which fine-tuning regions are spurious, from `assign_regions`; recipes that use
-        regions need it.
+    assignment : (M,) bool, which fine-tuning regions are spurious, from `assign_regions`; every recipe but "standard"
+        and "vl_erm" needs it, for its regions or for its groups.
     recipe : a name in `RECIPES`; `options` go to it (for "ravl": `clip_weight`, `labels_in_batch`, …).
     budget : how long, in which batches and steps; equal for recipes that are to be compared.
 

@@ -1,20 +1,22 @@
-"""The one training loop that every recipe shares. The text tower is locked, so each text is encoded once."""
+"""The one training loop that every recipe shares."""
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from ravl_core.checks import choice
 from ravl_core.domains.dataset import Dataset
+from ravl_core.mitigation.batch import Batch, Shown
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
+from ravl_core.mitigation.recipe import Recipe, Run, groups_of
+from ravl_core.mitigation.samplers import group_balanced, shuffled
+from ravl_core.mitigation.texts import Texts
 from ravl_core.progress import track
 from ravl_core.randomness import stream
 from ravl_core.vlm import VLM, boxes_in_image_units
-from ravl_core.zero_shot import class_embeddings
 
 
 @dataclass(frozen=True)
@@ -24,44 +26,6 @@ class History:
     losses: np.ndarray  # (steps,)
     learning_rates: np.ndarray  # (steps,)
     n_images_seen: int
-
-
-@dataclass
-class Batch:
-    """B images on their way through the model. Embeddings are computed when an objective first asks for them."""
-
-    vlm: VLM
-    features: torch.Tensor  # (B, D3, H, W) layer3's maps, shared by images and regions
-    labels: torch.Tensor  # (B,)
-    text_embeddings: torch.Tensor  # (B, D) of the captions
-    class_embeddings: torch.Tensor  # (C, D)
-    boxes: torch.Tensor  # (R, 4) of the batch's regions, in units of the image
-    image_index: torch.Tensor  # (R,) in 0 … B-1
-    spurious: torch.Tensor | None  # (R,) bool; None for recipes without regions
-
-    @cached_property
-    def image_embeddings(self) -> torch.Tensor:
-        """(B, D) unit; pooled together with the regions if the recipe uses those."""
-        return self.vlm.pool(self.features) if self.spurious is None else self._both[0]
-
-    @property
-    def region_embeddings(self) -> torch.Tensor:
-        """(R, D) unit."""
-        return self._both[1]
-
-    @cached_property
-    def _both(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.vlm.pool_both(self.features, self.boxes, self.image_index)
-
-
-class Recipe(Protocol):
-    """What the loop needs of a recipe."""
-
-    needs_assignment: bool
-
-    def objective(self, batch: Batch) -> torch.Tensor:
-        """The loss of one batch, a scalar."""
-        ...
 
 
 def finetune(
@@ -80,29 +44,25 @@ def finetune(
         The recipe needs an assignment and there is none, or it does not hold one value a region; the model's
         image tower is none of CLIP's ResNets, or it cuts regions out, which this loop does not train.
     """
-    if initial_vlm.pooling == "crop":
-        came = f"{initial_vlm.name} with pooling='crop'"
-        raise ValueError(f"initial_vlm: training needs a ResNet tower with early or late regions, got {came}")
-    if len(dataset) == 0:
-        raise ValueError("dataset: expected at least one image, got none")
-    _check_assignment(recipe, assignment, len(dataset.boxes))
-    choice("batchnorm", budget.batchnorm, ("training", "frozen"))
-    choice("trained", budget.trained, ("tower", "head", "pool"))
-    choice("precision", budget.precision, ("float32", "bfloat16"))
+    _check(initial_vlm, dataset, recipe, assignment, budget)
     vlm = copy_of(initial_vlm)
-    batches = _Batches(vlm, dataset, assignment if recipe.needs_assignment else None, budget, seed)
-    parameters = _unlock(vlm, budget)
+    vlm.pooling = recipe.regions or vlm.pooling
+    groups = groups_of(dataset, assignment) if recipe.needs_assignment else None
+    recipe = recipe.begin(Run(vlm, dataset, assignment if recipe.needs_assignment else None, groups, seed))
+    batches = _Batches(vlm, dataset, recipe, assignment, groups, budget, seed)
+    parameters = _unlock(vlm, budget, batches.texts)
     optimizer = torch.optim.AdamW(parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, budget.learning_rate, total_steps=max(len(batches), 1))
     losses, rates = torch.zeros(len(batches)), np.zeros(len(batches))
     for step, images in enumerate(track(batches, "fine-tuning")):
         with torch.autocast(vlm.device.type, torch.bfloat16, enabled=budget.precision == "bfloat16"):
-            loss = recipe.objective(batches.load(images))
+            loss = recipe.objective(batches.load(images, step / len(batches)))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         losses[step], rates[step] = loss.detach(), schedule.get_last_lr()[0]
         schedule.step()
+    vlm.pooling = initial_vlm.pooling
     return vlm.eval().requires_grad_(True), History(losses.numpy(), rates, len(batches) * batches.batch_size)
 
 
@@ -112,79 +72,108 @@ def copy_of(vlm: VLM) -> VLM:
     return copied.to(vlm.device).train(vlm.training)
 
 
-def _unlock(vlm: VLM, budget: Budget) -> list[torch.nn.Parameter]:
+def _unlock(vlm: VLM, budget: Budget, texts: Texts) -> list[torch.nn.Parameter]:
     """Let the part that is trained learn; the rest stays as it is, its BatchNorm statistics too."""
     visual = vlm.eval().requires_grad_(False).clip.visual
     parts = {"tower": [visual], "head": [visual.layer4, visual.attnpool], "pool": [visual.attnpool]}[budget.trained]
     for part in parts:
         part.requires_grad_(True).train(budget.batchnorm == "training")
-    return [parameter for part in parts for parameter in part.parameters()]
+    for projection in texts.parameters:
+        projection.requires_grad_(True)
+    return [parameter for part in parts for parameter in part.parameters()] + texts.parameters
 
 
-def _check_assignment(recipe: Recipe, assignment: np.ndarray | None, n_regions: int) -> None:
+def _check(vlm: VLM, dataset: Dataset, recipe: Recipe, assignment: np.ndarray | None, budget: Budget) -> None:
+    if vlm.pooling == "crop":
+        came = f"{vlm.name} with pooling='crop'"
+        raise ValueError(f"initial_vlm: training needs a ResNet tower with early or late regions, got {came}")
+    if len(dataset) == 0:
+        raise ValueError("dataset: expected at least one image, got none")
+    n_regions = len(dataset.boxes)
     if assignment is None and recipe.needs_assignment:
         name = type(recipe).__name__
         raise ValueError(f"assignment: {name} needs to know which regions are spurious; see ravl_core.assign_regions")
     if assignment is not None and (np.shape(assignment) != (n_regions,) or np.asarray(assignment).dtype != bool):
         came = f"{np.asarray(assignment).dtype} of shape {np.shape(assignment)}"
         raise ValueError(f"assignment: expected ({n_regions},) booleans, one a fine-tuning region, got {came}")
+    choice("batchnorm", budget.batchnorm, ("training", "frozen"))
+    choice("trained", budget.trained, ("tower", "head", "pool"))
+    choice("precision", budget.precision, ("float32", "bfloat16"))
+    choice("regions", recipe.regions or vlm.pooling, ("early", "late"))
 
 
 @dataclass
 class _Batches:
-    """Shuffled batches for all epochs; the last images of an epoch that fill no batch wait for the next shuffle."""
+    """The batches of a run, in order, and what each needs on its way through the model."""
 
     vlm: VLM
     dataset: Dataset
+    recipe: Recipe
     assignment: np.ndarray | None
+    groups: np.ndarray | None
     budget: Budget
     seed: int
     batch_size: int = field(init=False)
 
     def __post_init__(self):
-        device = self.vlm.device
-        dataset = self.dataset
+        device, dataset = self.vlm.device, self.dataset
         self.batch_size = min(self.budget.batch_size, len(dataset))
         self.images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).contiguous().to(device)
         self.labels = torch.from_numpy(dataset.labels).to(device)
-        distinct, which = np.unique(dataset.captions, return_inverse=True)
-        self.texts = torch.from_numpy(self.vlm.encode_texts(distinct.tolist())[which]).to(device)
-        self.classes = torch.from_numpy(class_embeddings(self.vlm, dataset.class_names, dataset.templates)).to(device)
-        self.maps = self._locked_maps() if self.budget.trained != "tower" else None
+        self.texts = Texts(self.vlm, self.recipe.trains_text)
+        self.captions = self.texts.features(dataset.captions)
+        self.prompts = self._prompt_features()
         self.boxes = boxes_in_image_units(dataset.boxes, *dataset.images.shape[1:3])
         self.first_region = np.searchsorted(dataset.image_index, np.arange(len(dataset) + 1))
+        locked = self.budget.trained != "tower" and not self.recipe.changes_images
+        self.maps = self._locked_maps() if locked else None
 
     def __len__(self) -> int:
         return self.budget.epochs * (len(self.dataset) // self.batch_size)
 
-    def __iter__(self):
-        random = stream(self.seed, "batches")
-        for _ in range(self.budget.epochs):
-            order = random.permutation(len(self.dataset))
-            for first in range(0, len(order) - self.batch_size + 1, self.batch_size):
-                yield order[first : first + self.batch_size]
+    def __iter__(self) -> Iterator[np.ndarray]:
+        random, sizes = stream(self.seed, "batches"), (self.batch_size, self.budget.epochs)
+        if self.recipe.balanced:
+            return group_balanced(self.groups, *sizes, random)
+        return shuffled(len(self.dataset), *sizes, random)
 
-    def load(self, images: np.ndarray) -> Batch:
+    def load(self, images: np.ndarray, progress: float = 0.0) -> Batch:
         """Send the images (B,) of that index through the trunk."""
         device = self.vlm.device
         regions, image_index = regions_of(images, self.first_region)
         chosen = torch.from_numpy(images).to(device)
-        spurious = None if self.assignment is None else torch.from_numpy(self.assignment[regions]).to(device)
+        told = self.recipe.needs_assignment
+        spurious = torch.from_numpy(self.assignment[regions]).to(device) if told else None
+        boxes, image_index = torch.from_numpy(self.boxes[regions]).to(device), torch.from_numpy(image_index).to(device)
+        if self.recipe.changes_images:
+            shown = self.recipe.change(Shown(self.images[chosen], boxes, image_index, spurious, regions))
+            features, spurious = self._encode(shown.images), shown.spurious
+        else:
+            features = self._encode(self.images[chosen]) if self.maps is None else self.maps[chosen]
         return Batch(
             vlm=self.vlm,
-            features=self._features(chosen),
+            features=features,
             labels=self.labels[chosen],
-            text_embeddings=self.texts[chosen],
-            class_embeddings=self.classes,
-            boxes=torch.from_numpy(self.boxes[regions]).to(device),
-            image_index=torch.from_numpy(image_index).to(device),
+            groups=torch.from_numpy(self.groups[images]).to(device) if told else None,
+            texts=self.texts,
+            caption_features=self.captions[chosen],
+            class_features=self.prompts,
+            boxes=boxes,
+            image_index=image_index,
             spurious=spurious,
+            encodes_regions=self.recipe.encodes_regions,
+            progress=progress,
         )
 
-    def _features(self, chosen: torch.Tensor) -> torch.Tensor:
-        if self.maps is not None:
-            return self.maps[chosen]
-        return self.vlm.trunk(self.vlm.prepare(self.images[chosen]))
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.set_grad_enabled(self.budget.trained == "tower"):
+            return self.vlm.trunk(self.vlm.prepare(images))
+
+    def _prompt_features(self) -> torch.Tensor:
+        """(C, T, …) features of the zero-shot prompts."""
+        names, templates = self.dataset.class_names, self.dataset.templates
+        texts = [template.format(name) for name in names for template in templates]
+        return self.texts.features(texts).unflatten(0, (len(names), len(templates)))
 
     @torch.no_grad()
     def _locked_maps(self) -> torch.Tensor:

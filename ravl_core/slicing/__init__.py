@@ -11,6 +11,7 @@ from ravl_core.slicing import distilling_failures, domino, george, ravl, spuriou
 from ravl_core.slicing.ranked import RankedRegions
 from ravl_core.zero_shot import Evaluation
 
+PAPER = "RaVL"
 CHANCE = "Random"  # has no ranking of its own
 NAMED = "Spurious-Aware Detection, true names"  # is told what the boxes show
 
@@ -24,7 +25,7 @@ ON_THEIR_OWN = {
 }
 ON_CLUSTERS = {
     "Spurious-Aware Detection": spurious_aware.spurious_aware,
-    "RaVL": ravl.ravl,
+    PAPER: ravl.ravl,
     "RaVL without gap": ravl.without_gap,
     "RaVL without influence": ravl.without_influence,
     "RaVL, unweighted gap": ravl.unweighted_gap,

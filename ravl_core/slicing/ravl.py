@@ -58,11 +58,17 @@ def by_pull_of_fine_clusters(evaluation: Evaluation, seed: int = 0) -> RankedReg
 
     In photographs the silhouette chooses a few coarse clusters, in which a feature is one thing among others.
     """
+    return by_pull(evaluation, fine_clustering(evaluation, seed))
+
+
+def fine_clustering(evaluation: Evaluation, seed: int = 0) -> Clustering:
+    """Sixteen clusters a class, or as many as there are regions."""
     n_clusters = min(CLUSTERS_PER_CLASS * len(evaluation.class_names), len(evaluation.region_embeddings))
     if not n_clusters:
-        return nothing("no cluster")
+        none = np.empty(0, dtype=np.int64)
+        return Clustering(none, none, evaluation.region_embeddings, {})
     labels, medoids = k_medoids(cosine_distances(evaluation.region_embeddings), n_clusters, seed)
-    return by_pull(evaluation, Clustering(labels, medoids, evaluation.region_embeddings[medoids], {}))
+    return Clustering(labels, medoids, evaluation.region_embeddings[medoids], {})
 
 
 def controlled(evaluation: Evaluation, clustering: Clustering, seed: int = 0) -> RankedRegions:
