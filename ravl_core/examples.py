@@ -52,16 +52,16 @@ def boxes_of_feature(dataset: Dataset, images: np.ndarray) -> np.ndarray:
 
 
 def shares_on_feature(
-    models: Mapping[str, VLM], dataset: Dataset, images: np.ndarray, class_embedding: np.ndarray
+    models: Mapping[str, VLM], dataset: Dataset, images: np.ndarray, direction: np.ndarray, layer: str = "layer3"
 ) -> pd.DataFrame:
-    """How much of the evidence for a class lies on the planted feature, 0 … 1: one row an image, one column a model.
+    """How much of the evidence for a direction lies on the planted feature, 0 … 1: a row an image, a column a model.
 
-    Evidence is that of `gradient_map`; `class_embedding` is (D,).
+    Evidence is that of `gradient_map`; `direction` (D,) is for instance a class embedding less the mean of all.
     """
     boxes, place = boxes_of_feature(dataset, images), np.arange(len(images))
     pixels, classes = dataset.images[images], np.zeros(len(images), dtype=np.int64)
     shares = {
-        name: share_inside(gradient_map(vlm, pixels, classes, class_embedding[None]), boxes, place, *pixels.shape[1:3])
+        name: share_inside(gradient_map(vlm, pixels, classes, direction[None], layer), boxes, place, *pixels.shape[1:3])
         for name, vlm in models.items()
     }
     return pd.DataFrame(shares, index=pd.Index(images, name="image"))

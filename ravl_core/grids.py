@@ -16,6 +16,7 @@ from ravl_core.profiles import Profile
 from ravl_core.repair_rows import (
     CHOOSE_SEEDS,
     CHOSEN_IDEAS,
+    COMPETENT_ROWS,
     FEW_ROWS,
     REPORT_SEEDS,
     REPORTED,
@@ -171,6 +172,7 @@ GRIDS = {
             Chosen(REPORT_SEEDS, REPORTED),
             Chosen(REPORT_SEEDS, CHOSEN_IDEAS),
             Chosen(TOWER_SEEDS, TOWER_ROWS, TOWER),
+            Block("digits", DIGITS, (0.9,), first_seed=30, repairs=COMPETENT_ROWS),  # of an initial model at 85 %
         ),
         "paper": (Block("mnist", DIGITS, (0.9, 0.95, 0.99), first_seed=55_000, repairs=FEW_ROWS, **CLIP),),
     },

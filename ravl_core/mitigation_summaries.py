@@ -30,7 +30,17 @@ CUTS = (None, FOUND, 0.8)  # None: all settings
 ALL = "all settings"
 THIRDS = ("lower third", "middle third", "upper third")
 DIFFERENCE = ("difference", "difference_low", "difference_high")
+COMPETENT_DOMAIN = "digits"
 CHOOSE, REPORT = "choose", "report"  # the halves of the settings
+
+
+def of_table_3(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the reference run that table 3 is made of.
+
+    Its budget trains the head. Left out are the diagnosed models, and digits, whose initial model is far more competent
+    than the others': they are compared with them, not averaged with them.
+    """
+    return table[(table.trained == "head") & (table.method != DIAGNOSED) & (table.domain != COMPETENT_DOMAIN)]
 
 
 def paired(table: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from ravl_core import kept, paths, records
-from ravl_core.atomic import remove_leftovers
+from ravl_core.atomic import remove_leftovers, write_atomically
 from ravl_core.checks import choice, whole_number
 from ravl_core.grids import KINDS, grid
 from ravl_core.parallel import Outcome, outcomes
@@ -265,10 +265,20 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; finished records are kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
+    if asked.grid == "search":
+        _write_search(study, chosen)
     for what, problem in study.failures.items():
         print(f"failed: {what}\n{problem}", file=sys.stderr)
     print(f"{len(study.records)} of {len(tasks)} records, {study.n_reused} of them reused")
     sys.exit(1 if study.failures else 0)
+
+
+def _write_search(study: Study, chosen: Profile) -> None:
+    """The table by which learning rates are chosen, `results/<profile>/search.csv`; see `ravl_core.repair_rows`."""
+    from ravl_core.repair_tables import repairs_table
+
+    table = repairs_table(study.records).to_csv(index=False, float_format="%.6g")
+    write_atomically(paths.results(chosen) / "search.csv", table)
 
 
 def _parser() -> argparse.ArgumentParser:

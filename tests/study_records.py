@@ -19,27 +19,82 @@ def figures(random):
     return {name: float(random.uniform(0.2, 1)) for name in names}
 
 
-def record(trained="head", stable=False, **setting):
-    """A whole record; `setting` changes the setting's arguments."""
+def record(trained="head", stable=False, repairs=(), followed=(), **setting):
+    """A whole record; `setting` changes the setting's arguments, `repairs` and `followed` name what repaired it."""
     setting = DEFAULTS | SIZES | setting
     random = np.random.default_rng([setting["seed"], trained == "tower"])
     found = random.random() < 0.75
-    return {
+    made = {
         "arguments": {
             "setting": setting,
             "budget": {"trained": trained, "epochs": 3, "learning_rate": 1e-3},
-            "repairs": [],
+            "repairs": [{"name": name, "followed": name in followed} for name in repairs],
             "stability": stable,
         },
         "metrics": {
             "reached_strength": setting["strength"] + 0.003,
             "margin": float(random.uniform(-5, 60)),
-            "initial": figures(random) | {"groups": {"image_count": [[1, 2]]}},
-            "standard": figures(random) | {"final_loss": 1.0, "groups": {"image_count": [[1, 2]]}},
+            "initial": figures(random) | {"groups": groups(setting["seed"], 0)},
+            "standard": figures(random) | {"final_loss": 1.0, "groups": groups(setting["seed"], 1)},
             "discovery": discovery(random, found, setting),
             "stability": [variation(random, *names) for names in VARIATIONS] if stable else [],
             "repairs": [],
         },
+    }
+    return repaired(made, repairs, followed) if repairs else made
+
+
+def groups(*seed):
+    """Accuracies and counts (3, 2) of three classes without and with the feature; some groups have no image."""
+    random = np.random.default_rng(seed)
+    counts = random.integers(0, 4, (3, 2))
+    accuracy = np.where(counts > 0, random.random((3, 2)).round(6), None)
+    return {"image_accuracy": accuracy.tolist(), "image_count": counts.tolist()}
+
+
+def repaired(made, names, followed):
+    """The record with what repairs brought; of discovery it then holds the paper's method and chance alone."""
+    setting, metrics = made["arguments"]["setting"], made["metrics"]
+    random = np.random.default_rng([setting["seed"], 7])
+    metrics["finetuning_groups"] = random.integers(1, 500, (3, 2)).tolist()
+    metrics["repairs"] = [repair(setting["seed"], name, name in followed) for name in names]
+    methods = {name: metrics["discovery"]["methods"][name] for name in ("RaVL", CHANCE)}
+    metrics["discovery"] |= {"methods": methods, "inference": None, "by_size": []}
+    return made
+
+
+def repair(seed, name, followed=False):
+    """What one repair brought; its numbers are drawn from the seed and its name."""
+    random = np.random.default_rng([seed, *name.encode()])
+    said = random.random() < 0.8
+    return {
+        "name": name,
+        "recipe": "ravl",
+        "options": {"clip_weight": 0.5},
+        "assignment": str(random.choice(["discovered", "true", "none"])),
+        "learning_rate": float(random.choice([3e-4, 1e-3])),
+        "start": "initial",
+        "rounds": 1,
+        "followed": followed,
+        "assignment_recall": float(random.random()),
+        "assignment_precision": float(random.random()) if said else None,
+        "val_worst_group": float(random.random()),
+        "margin": float(random.uniform(-5, 40)) if said else None,
+        "final_loss": 1.0,
+        "followed_up": follow_up(random) if followed and random.random() < 0.9 else None,
+        "groups": groups(seed, len(name)),
+    } | figures(random)
+
+
+def follow_up(random):
+    """The found cluster and stage 1 once more, as `ravl_core.repairs.follow_up` has them, in a smaller form."""
+    before, after = ({"gap": float(random.random()), "influence": None, "p_value": 0.001} for _ in range(2))
+    part = {"n": int(random.integers(99)), "control_area": None, "effect": {"probability": ends(random)}}
+    return {
+        "same": {"cluster": 3, "attribute": None, "before": before, "after": after},
+        "again": {"n_findings_after": 2, "gone": bool(random.random() < 0.5), "place": None},
+        "mask_before": {"fill": "surroundings", "others": part},
+        "mask": {"fill": "surroundings", "others": part | {"effect": {"probability": ends(random, there=False)}}},
     }
 
 

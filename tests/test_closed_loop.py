@@ -224,6 +224,30 @@ def test_a_model_that_leans_on_something_else_has_replaced_it(before, found):
     assert got.covered == got.jaccard == 0 and got.place != 1
 
 
+def test_what_comes_beside_the_old_feature_does_not_replace_it(before, found):
+    evaluation, truths = before
+    after = answering(evaluation, showing(truths, CUE), seed=1)
+    sand = np.isin(np.arange(240), evaluation.image_index[showing(truths, SAND)])
+    probs = after.image_probs.copy()
+    probs[sand & (np.random.default_rng(1).random(240) < 0.5)] = 0.8 * np.eye(4)[1] + 0.05
+    got = look_again(found, evaluation, replace(after, image_probs=probs))
+    assert got.n_significant_before == 1 and got.n_significant_after == 2
+    assert (got.gone, got.replaced) == (False, False)
+
+
+def look_again_at_other_embeddings(before, found):
+    evaluation, truths = before
+    after = replace(answering(evaluation, showing(truths, SAND)), region_embeddings=ragged_embeddings(evaluation))
+    return after, look_again(found, evaluation, after, seed=4)
+
+
+def test_the_new_finding_is_the_first_one_by_that_seed(before, found):
+    after, got = look_again_at_other_embeddings(before, found)
+    by_seed = {seed: discover(after, seed=seed) for seed in (0, 4)}
+    assert got.gap == by_seed[4].findings[0].gap != by_seed[0].findings[0].gap
+    assert got.attribute == by_seed[4].findings[0].attribute and got.n_findings_after == len(by_seed[4].findings)
+
+
 def test_the_same_feature_with_another_class_is_not_gone(before, found):
     evaluation, truths = before
     after = answering(evaluation, showing(truths, CUE), attribute=0)
@@ -233,16 +257,19 @@ def test_the_same_feature_with_another_class_is_not_gone(before, found):
 
 
 def test_overlap_is_counted_in_regions_of_the_first_findings(before, found):
-    """The new embeddings put half of the cue with the grass, and the model leans on the other half."""
+    """The new embeddings put half of the cue with the grass, and some of the grass with the other half."""
     evaluation, truths = before
-    random, cue = np.random.default_rng(0), np.flatnonzero(showing(truths, CUE))
-    moved, embeddings = cue[::2], evaluation.region_embeddings.copy()
-    noise = 0.01 * random.normal(size=(len(moved), embeddings.shape[1]))
-    embeddings[moved] = oracles.unit(embeddings[showing(truths, GRASS)].mean(axis=0) + noise)
-    leaning = np.isin(np.arange(len(embeddings)), cue[1::2])
+    random = np.random.default_rng(0)
+    cue, grass = (np.flatnonzero(showing(truths, name)) for name in (CUE, GRASS))
+    centres = [evaluation.region_embeddings[of].mean(axis=0) for of in (cue, grass)]
+    embeddings = evaluation.region_embeddings.copy()
+    for moved, centre in ((cue[::2], centres[1]), (grass[:15], centres[0])):
+        embeddings[moved] = oracles.unit(centre + 0.01 * random.normal(size=(len(moved), embeddings.shape[1])))
+    leaning = np.isin(np.arange(len(embeddings)), [*cue[1::2], *grass[:15]])
     after = replace(answering(evaluation, leaning), region_embeddings=embeddings)
-    again, old = discover(after, seed=1), set(found.findings[0].regions.tolist())
-    new = set(again.findings[0].regions.tolist())
+    new = set(discover(after, seed=1).findings[0].regions.tolist())
+    old = set(found.findings[0].regions.tolist())
+    assert old - new and new - old and old & new
     got = look_again(found, evaluation, after, seed=1)
     assert got.covered == pytest.approx(len(old & new) / len(old)) and 0.3 < got.covered < 0.7
     assert got.jaccard == pytest.approx(len(old & new) / len(old | new))
@@ -291,15 +318,13 @@ def test_another_number_of_regions_is_refused(before, found):
 
 
 def test_significant_findings_are_counted_in_each_models_own_clusters(before, found):
-    evaluation, truths = before
-    after = replace(answering(evaluation, showing(truths, SAND)), region_embeddings=ragged_embeddings(evaluation))
-    got = look_again(found, evaluation, after, seed=4)
-    for n, look, model, seed in (
-        (got.n_significant_before, found, evaluation, 4),
-        (got.n_significant_after, discover(after, seed=4), after, 4),
+    after, got = look_again_at_other_embeddings(before, found)
+    for n, look, model in (
+        (got.n_significant_before, found, before[0]),
+        (got.n_significant_after, discover(after, seed=4), after),
     ):
         held = membership(look.clustering.labels, model.image_index, len(model.labels))
-        assert n == len(significant_clusters(held, model.labels, model.image_probs, seed=seed))
+        assert n == len(significant_clusters(held, model.labels, model.image_probs, seed=4))
 
 
 def ragged_embeddings(evaluation: Evaluation) -> np.ndarray:

@@ -45,8 +45,9 @@ def conditions(repaired):
 @pytest.fixture(scope="module")
 def drawn(repaired, changes, conditions):
     alike = changes_of_methods(made_up(dict.fromkeys(MANY, 3.0), methods=MANY, noise=0.5))  # all crosses at one place
-    # All but two at the upper end, so that their names have to move down
-    above = changes_of_methods(made_up(dict.fromkeys(MANY, 30.0) | {"swaps": 0.0, "standard": 0.0}, methods=MANY))
+    # All but one at an end, so that their names have to make room
+    top, bottom = (dict.fromkeys(MANY, gain) | {"swaps": 0.0, "standard": 0.0} for gain in (30.0, -30.0))
+    top, bottom = (changes_of_methods(made_up(gains, methods=MANY)) for gains in (top, bottom))
     thirds = pd.concat([by_condition(repaired, method, "standard", "margin") for method in ("RaVL", "swaps", "VL-ERM")])
     return {
         "forest": figures.forest(changes),
@@ -54,10 +55,8 @@ def drawn(repaired, changes, conditions):
         "forest of one figure": figures.forest(changes, {WORST: "worst group"}),
         "cost": figures.gain_against_cost(changes),
         "cost, all alike": figures.gain_against_cost(alike),
-        "cost, most at the top": figures.gain_against_cost(above),
-        "cost, most at the bottom": figures.gain_against_cost(
-            above.assign(**{name: -above[name] for name in DIFFERENCE})
-        ),
+        "cost, most at the top": figures.gain_against_cost(top),
+        "cost, most at the bottom": figures.gain_against_cost(bottom),
         "cost of one": figures.gain_against_cost(changes[changes.method == "RaVL"]),
         "conditions": figures.gain_by_condition(conditions),
         "conditions, thirds": figures.gain_by_condition(thirds, x_label="learned margin in points"),

@@ -10,6 +10,7 @@ from ravl_core.figures.mitigation import forest, gain_against_cost, gain_by_cond
 from ravl_core.figures.overview import overview
 from ravl_core.figures.strength import strength_curve, validity_counts
 from ravl_core.figures.style import save
+from ravl_core.figures.swaps import swapped_pairs
 from ravl_core.figures.training import loss_curves
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "save",
     "silhouettes",
     "strength_curve",
+    "swapped_pairs",
     "top_regions",
     "validity_counts",
     "wilson_interval",

@@ -169,7 +169,8 @@ def _name_crosses(axes: Axes, places: Mapping[str, tuple[float, float]], colors:
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     gap = LINE * (high - low) / (axes.get_position().height * axes.figure.get_figheight())
     heights = spread([y for _, y in places.values()], gap)
-    heights += max(low - heights.min() + gap / 2, 0) - max(heights.max() - high + gap / 2, 0)
+    below = heights.argsort().argsort()  # how many names stand below each, for which there has to be room
+    heights = heights.clip(low + gap * (below + 0.5), high - gap * (len(places) - below - 0.5))
     side = right + 0.02 * (right - left)
     for (name, (x, y)), at, color in zip(places.items(), heights, colors, strict=True):
         axes.plot([x, side], [y, at], color=FAINT, linewidth=0.6, clip_on=False, zorder=1)
