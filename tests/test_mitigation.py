@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from recipe_runs import groups_by_loop, steps_of
+from recipe_runs import cross_entropies_by_loop, groups_by_loop, steps_of
 from test_losses import literal_loops
 from tiny import PREPROCESSING, RESNET, digits, ragged_boxes, same_weights, tiny_vlm, weights
 from tiny import TEXT as TEXT_TOWER
@@ -285,6 +285,21 @@ def test_one_of_the_two_region_losses_may_be_left_out_or_weighted(initial, weigh
         np.testing.assert_allclose(history.losses[0], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("clip_weight", [0.3, 1.0])
+def test_a_classifiers_loss_may_be_added_to_clips(initial, clip_weight):
+    """λ · (L_CL + weight · mean CE) + (1 - λ) · the regions' loss; without any region's weight, too."""
+    dataset = ragged()
+    spurious = some(len(dataset.boxes))
+    whole = initial.encode_images(dataset.images).astype(np.float64)
+    classes = class_embeddings(initial, dataset.class_names, dataset.templates).astype(np.float64)
+    entropies = cross_entropies_by_loop(whole, classes, dataset.labels)
+    for weight in (0.0, 0.7):
+        options = {"clip_weight": clip_weight, "class_weight": weight}
+        _, history = mitigate(initial, dataset, spurious, "ravl", ONE_BATCH, **options)
+        expected = oracle(initial, dataset, spurious, clip_weight) + clip_weight * weight * entropies.mean()
+        np.testing.assert_allclose(history.losses[0], expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize("first, last", [(0.0, 0.8), (1.0, 0.25)])
 def test_the_weight_of_clips_loss_moves_in_a_straight_line(initial, data, first, last):
     recorder = Recorder(RegionAware(first_clip_weight=first, clip_weight=last))
@@ -436,6 +451,11 @@ def test_what_is_changed_is_what_the_model_sees(initial, trained):
     np.testing.assert_allclose(tuned.encode_images(dataset.images), expected.encode_images(dataset.images), atol=1e-3)
 
 
+def test_maps_of_unchanged_images_are_not_computed_where_images_change(initial, data, monkeypatch):
+    monkeypatch.setattr(training._Batches, "_locked_maps", lambda self: pytest.fail("maps that nobody uses"))
+    finetune(initial, data, Negative(), data.shows_feature, replace(SHORT, epochs=1))
+
+
 def test_a_recipe_is_shown_the_images_and_regions_of_its_batch(initial):
     dataset, seen = ragged(40), []
     spurious = some(len(dataset.boxes))
@@ -571,6 +591,9 @@ def test_options_of_ravl_that_cannot_be_are_named(initial, data):
     for options, message in (
         ({"clip_weight": 1.1}, "^clip_weight: "),
         ({"first_clip_weight": -0.1}, "first_clip_weight: "),
+        ({"class_weight": -1.0}, "class_weight: "),
+        ({"aligned_weight": -1.0}, "aligned_weight: "),
+        ({"relevant_weight": float("nan")}, "relevant_weight: "),
         ({"regions": "crop"}, "regions: expected one of 'early', 'late', got 'crop'"),
         ({"regions": "latte"}, "regions: .*did you mean 'late'"),
         ({"clip_wait": 1.0}, "option of 'ravl': .*'clip_wait'; did you mean 'clip_weight'"),

@@ -11,7 +11,9 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import pandas
 import pytest
+import study_records
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 from tiny import tiny_vlm
@@ -55,7 +57,10 @@ def tasks(n_tasks, **changes):
 
 @pytest.fixture
 def instant(monkeypatch):
-    """Tasks that take no time: their metrics are their seed. Seeds in `fails` raise; `ran` says what was run."""
+    """Tasks that take no time: their metrics are their seed, and made up where something is repaired.
+
+    Seeds in `fails` raise; `ran` says what was run.
+    """
 
     class Instant:
         ran, fails = [], set()
@@ -65,7 +70,9 @@ def instant(monkeypatch):
             self.ran.append(task.setting.seed)
             if task.setting.seed in self.fails:
                 raise ArithmeticError(f"seed {task.setting.seed} with {task.budget.epochs} epochs")
-            return {"seed": task.setting.seed}
+            names = [repair.name for repair in task.repairs]
+            made_up = study_records.record(repairs=names, seed=task.setting.seed)["metrics"] if names else {}
+            return {"seed": task.setting.seed} | made_up
 
     fake = Instant()
     fake.ran, fake.fails = [], set()
@@ -382,6 +389,20 @@ def test_the_command_runs_the_grid_of_a_profile(tmp_path, command, instant, caps
     instant.ran.clear()
     assert command(*arguments) == 0
     assert instant.ran == [] and capsys.readouterr().out.endswith(f"{n} of {n} records, {n} of them reused\n")
+
+
+def test_the_command_writes_the_table_of_the_search_and_no_other(tmp_path, command, instant):
+    """That is what learning rates are chosen by; see `ravl_core.repair_rows`."""
+    for kind in ("settings", "repairs", "search"):
+        assert not (tmp_path / "results" / "smoke" / "search.csv").exists()
+        assert command("--profile", "smoke", "--workers", "1", "--grid", kind) == 0
+    written = pandas.read_csv(tmp_path / "results" / "smoke" / "search.csv")
+    task = grid(profile("smoke"), "search")[0]
+    expected = study_records.record(repairs=[row.name for row in task.repairs], seed=task.setting.seed)["metrics"]
+    assert written.method.tolist() == ["diagnosed", *(row.name for row in task.repairs)]
+    assert written.val_worst_group.tolist()[1:] == pytest.approx(
+        [repair["val_worst_group"] for repair in expected["repairs"]], rel=1e-5
+    )
 
 
 def test_the_command_takes_the_profile_of_the_environment(command, monkeypatch, capsys):
