@@ -82,10 +82,13 @@ def made_up_settings(n=1500, seed=0):
 @pytest.mark.parametrize("seed", range(4))
 def test_settings_are_drawn_by_the_rule(seed):
     settings = made_up_settings(seed=seed)
-    settings.loc[:1, ["strength", "margin", "precision_at_10"]] = [0.9, 10.0, 0.6]  # valid; not quite found
+    edge = ["domain", "strength", "margin", "precision_at_10"]
+    settings.loc[:1, edge] = ["photos", 0.9, 10.0, 0.6]  # just valid; not quite found
     search, repaired = stratified(settings)
     assert (search, repaired) == drawn_by_loop(settings.to_dict("records"))
-    assert len(search) == 4 and len(repaired) == 24 + 4 and not set(search) & set(repaired)
+    assert (
+        len(search) == 4 and len(repaired) == 24 + 4 + settings.half[:2].nunique() and not set(search) & set(repaired)
+    )
     assert stratified(settings.sample(frac=1, random_state=seed)) == (search, repaired)
 
 

@@ -351,6 +351,18 @@ def test_a_row_is_what_its_steps_give_one_by_one(brought, diagnosed, setting, ma
     assert row["margin"] == pytest.approx(100 * min(gain, cost))
 
 
+def test_the_groups_of_the_selection_rule_are_those_of_the_first_finding(run, trained, made, found, monkeypatch):
+    """The ones that a user knows: the planted feature decides nothing."""
+    asked = []
+    monkeypatch.setattr(repairs, "worst_group_on_val", lambda *given: asked.append(given) or 0.25)
+    (row,) = run(Repair("a"))
+    ((predictions, labels, held, n_classes),) = asked
+    assert row["val_worst_group"] == 0.25 and n_classes == 10
+    assert predictions.tolist() == made.val.predictions.tolist() and labels.tolist() == made.val.labels.tolist()
+    assert held.tolist() == held_by_loop(made.val, found.clustering, found.findings[0].cluster).tolist()
+    assert 0 < held.sum() < len(held)
+
+
 def test_the_last_twenty_losses_are_the_final_one(run, trained):
     assert run(Repair("a"))[0]["final_loss"] == pytest.approx(np.mean(range(10, 30)))
 
