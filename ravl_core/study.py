@@ -265,7 +265,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped; finished records are kept, and the same command goes on from there", file=sys.stderr)
         sys.exit(130)
-    if asked.grid == "search":
+    if asked.grid == "search" and not study.failures:
         _write_search(study, chosen)
     for what, problem in study.failures.items():
         print(f"failed: {what}\n{problem}", file=sys.stderr)

@@ -391,6 +391,15 @@ def test_the_command_runs_the_grid_of_a_profile(tmp_path, command, instant, caps
     assert instant.ran == [] and capsys.readouterr().out.endswith(f"{n} of {n} records, {n} of them reused\n")
 
 
+def test_a_search_that_failed_leaves_the_table_as_it_was(tmp_path, command, instant):
+    written = tmp_path / "results" / "smoke" / "search.csv"
+    written.parent.mkdir(parents=True)
+    written.write_text("of a search that went well")
+    instant.fails = {2}
+    assert command("--profile", "smoke", "--workers", "1", "--grid", "search") == 1
+    assert written.read_text() == "of a search that went well"
+
+
 def test_the_command_writes_the_table_of_the_search_and_no_other(tmp_path, command, instant):
     """That is what learning rates are chosen by; see `ravl_core.repair_rows`."""
     for kind in ("settings", "repairs", "search"):
