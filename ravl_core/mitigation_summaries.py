@@ -16,6 +16,7 @@ from ravl_core.discovery_summaries import PAPERS, clustered_interval
 from ravl_core.figures.accuracy import wilson_interval
 from ravl_core.figures.mitigation import SECTIONS
 from ravl_core.metrics import Interval, bootstrap_interval
+from ravl_core.repair_rows import FOUND
 from ravl_core.repair_tables import DIAGNOSED
 from ravl_core.study import FIGURES_OF_TABLE_3
 
@@ -25,7 +26,6 @@ HEADLINE = (*RIVALS, "Spurious-Aware, as released", PAPERS)
 TRUE_REGIONS = ", true regions"  # ends the name of a method's oracle twin
 FIGURES = (*FIGURES_OF_TABLE_3, "aligned_accuracy")
 SETTING = ["domain", "initial", "feature", "attribute", "strength", "trained", "seed"]  # tells settings apart
-FOUND = 0.6  # Precision@10 above which stage 1 found what was planted
 CUTS = (None, FOUND, 0.8)  # None: all settings
 ALL = "all settings"
 THIRDS = ("lower third", "middle third", "upper third")

@@ -84,9 +84,18 @@ REPORTED = (*HEADLINE, WITHOUT_STAGE_1, *OURS, *ORACLES, LATE)  # on every repai
 ROWS = (*REPORTED, *READINGS, *IDEAS)  # on the half that variants are chosen on
 # What was best there in worst-group accuracy of images, and of regions; reported on the other half.
 CHOSEN_IDEAS = tuple(idea for idea in IDEAS if idea.name in ("swaps + RaVL, balanced", "swaps + RaVL, with classes"))
-TOWER_ROWS = (HEADLINE[0], HEADLINE[-1], LATE, OURS[1], IDEAS[-1])
-COMPETENT_ROWS = (*HEADLINE[:2], HEADLINE[3], HEADLINE[6], WITHOUT_STAGE_1, *OURS)  # on digits, see `grids`
-FEW_ROWS = (*HEADLINE, WITHOUT_STAGE_1, *OURS, ORACLES[3], LATE)
+
+
+def _named(*names: str) -> tuple[Repair, ...]:
+    return tuple(next(row for row in ROWS if row.name == name) for name in names)
+
+
+TOWER_ROWS = _named("standard", "RaVL", "RaVL, late regions", "swaps + RaVL", "swaps + RaVL, late regions")
+# of a competent initial model, see `grids`
+COMPETENT_ROWS = _named(
+    "standard", "upsampled", "VL-GDRO", "RaVL", "RaVL, no spurious regions", "swaps", "swaps + RaVL"
+)
+FEW_ROWS = (*HEADLINE, WITHOUT_STAGE_1, *OURS, *_named("RaVL, true regions"), LATE)
 SEARCH_ROWS = tuple(replace(one, name=_at(one.name, rate), learning_rate=rate) for one in SEARCHED for rate in RATES)
 
 # Of the full grid's settings, by their seeds; see `stratified`. Repaired ones stand by halves.

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ravl_core.metrics import bootstrap_interval
+from ravl_core.discovery_summaries import clustered_interval
 from ravl_core.mitigation_summaries import DIFFERENCE, clusters
 
 BEFORE_AFTER = {  # what is shown of `repair_tables.followed_table`, before and after a repair
@@ -65,8 +65,7 @@ def _mean(part: pd.DataFrame, column: str) -> str:
     values = part.dropna(subset=[column])
     if values.empty:
         return ""
-    interval = bootstrap_interval(values[column].to_numpy(float), groups=clusters(values).to_numpy(str))
-    mean, low, high = (f"{end:.2f}" for end in interval)
+    mean, low, high = (f"{end:.2f}" for end in clustered_interval(values[column], clusters(values)))
     return f"{mean} [{low}, {high}]"
 
 

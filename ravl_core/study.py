@@ -31,7 +31,7 @@ from ravl_core.grids import KINDS, grid
 from ravl_core.parallel import Outcome, outcomes
 from ravl_core.profiles import Profile, profile
 from ravl_core.progress import track
-from ravl_core.slicing import CHANCE
+from ravl_core.slicing import CHANCE, PAPER
 from ravl_core.tasks import Task, run_task
 from ravl_core.versions import code_version, fine_tuning_version
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pandas
 
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
-PRECISIONS = {"precision_at_10": "RaVL", "random_precision_at_10": CHANCE}  # the other methods have tables of their own
+PRECISIONS = {"precision_at_10": PAPER, "random_precision_at_10": CHANCE}  # the other methods have tables of their own
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 DEVICES = ("cpu", "cuda")
 ONE_AT_A_TIME = Lock()  # the number of threads is the whole process's

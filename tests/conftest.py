@@ -7,6 +7,7 @@ import sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,3 +18,38 @@ settings.load_profile("untimed")
 
 if "torch" in sys.modules:
     sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def initial():
+    """A model of random weights, where a module has no other."""
+    from tiny import tiny_vlm
+
+    return tiny_vlm()
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Forty digits of three classes, where a module has no other."""
+    from recipe_runs import few_classes
+
+    return few_classes(40)
+
+
+@pytest.fixture(scope="module")
+def assignment(data):
+    """Which regions are spurious, by chance, (M,)."""
+    from recipe_runs import some
+
+    return some(len(data.boxes))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Sums in one order, so that equal runs give equal bytes, whatever the environment asks for."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,7 +1,5 @@
 """Figures of discovery and of its certainty: what is drawn is what the tables say."""
 
-from itertools import combinations
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -12,8 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import same_color, to_rgb
-from matplotlib.text import Text
-from test_figures import boxes_of_texts, errorbars
+from test_figures import boxes_of_texts, check_style, check_texts, errorbars
 
 from ravl_core import figures
 from ravl_core.figures.discovery import method_looks, share_with_interval, standing_out
@@ -144,21 +141,12 @@ def tick_labels(axes):
 
 
 def test_no_text_leaves_the_canvas_or_covers_another(drawn):
-    for name, figure in drawn.items():
-        canvas, boxes = figure.bbox, boxes_of_texts(figure)
-        for text, box in boxes:
-            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= canvas.x1 and box.y1 <= canvas.y1
-            assert inside, f"{name}: {text!r} leaves the canvas"
-        for (text, box), (other, other_box) in combinations(boxes, 2):
-            assert not box.overlaps(other_box), f"{name}: {text!r} covers {other!r}"
+    check_texts(drawn)
 
 
 def test_type_and_widths_are_those_of_the_style(drawn):
     assert plt.get_fignums() == []
-    for name, figure in drawn.items():
-        sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()}
-        assert min(sizes) >= 7 and max(sizes) <= 9, name
-        assert figure.get_figwidth() in (3.3, 6.9), name
+    check_style(drawn)
 
 
 def test_the_same_numbers_give_the_same_bytes(tmp_path):

@@ -99,6 +99,26 @@ def boxes_of_texts(figure):
     return [(text.get_text(), text.get_window_extent(canvas.get_renderer())) for text in texts]
 
 
+def check_texts(drawn):
+    """No text of the figures leaves its canvas or covers another."""
+    for name, figure in drawn.items():
+        canvas, boxes = figure.bbox, boxes_of_texts(figure)
+        assert boxes, name
+        for text, box in boxes:
+            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= canvas.x1 and box.y1 <= canvas.y1
+            assert inside, f"{name}: {text!r} leaves the canvas"
+        for (text, box), (other, other_box) in combinations(boxes, 2):
+            assert not box.overlaps(other_box), f"{name}: {text!r} covers {other!r}"
+
+
+def check_style(drawn):
+    """Type has seven to nine points, and a figure is as wide as a column or as the text."""
+    for name, figure in drawn.items():
+        sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()}
+        assert min(sizes) >= 7 and max(sizes) <= 9, name
+        assert figure.get_figwidth() in (3.3, 6.9), name
+
+
 def hidden_texts(axes):
     """Those of an invisible axes, and the labels of ticks beyond the ends of an axis, which are never drawn."""
     if not axes.get_visible():
@@ -127,21 +147,11 @@ def test_drawing_leaves_the_readers_own_style_alone():
 
 
 def test_no_text_leaves_the_canvas_or_covers_another(drawn):
-    for name, figure in drawn.items():
-        canvas, boxes = figure.bbox, boxes_of_texts(figure)
-        assert boxes, name
-        for text, box in boxes:
-            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= canvas.x1 and box.y1 <= canvas.y1
-            assert inside, f"{name}: {text!r} leaves the canvas"
-        for (text, box), (other, other_box) in combinations(boxes, 2):
-            assert not box.overlaps(other_box), f"{name}: {text!r} covers {other!r}"
+    check_texts(drawn)
 
 
 def test_type_is_seven_to_nine_points_and_widths_are_a_columns_or_the_texts(drawn):
-    for name, figure in drawn.items():
-        sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()}
-        assert min(sizes) >= 7 and max(sizes) <= 9, name
-        assert figure.get_figwidth() in (3.3, 6.9), name
+    check_style(drawn)
 
 
 def test_save_writes_the_same_bytes_twice(dataset, tmp_path):

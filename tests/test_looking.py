@@ -1,7 +1,5 @@
 """The figure of where a model looks: what is drawn is what is given, on one scale, and it reads the same in grey."""
 
-from itertools import combinations
-
 import matplotlib
 
 matplotlib.use("Agg")
@@ -10,9 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from skimage.color import rgb2lab
-from test_figures import boxes_of_texts
+from test_figures import boxes_of_texts, check_style, check_texts
 
 from ravl_core import figures
 from ravl_core.figures.looking import EVIDENCE, FADED
@@ -110,20 +107,12 @@ def test_equal_cells_and_empty_ones_can_be_drawn():
 
 
 def test_no_text_leaves_the_canvas_or_covers_another(drawn):
-    for size, figure in drawn.items():
-        canvas, boxes = figure.bbox, boxes_of_texts(figure)
-        for text, box in boxes:
-            inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= canvas.x1 and box.y1 <= canvas.y1
-            assert inside, f"{size}: {text!r} leaves the canvas"
-        for (text, box), (other, other_box) in combinations(boxes, 2):
-            assert not box.overlaps(other_box), f"{size}: {text!r} covers {other!r}"
+    check_texts(drawn)
 
 
 def test_it_fits_a_column_and_a_page(drawn):
-    for figure in drawn.values():
-        sizes = {text.get_fontsize() for text in figure.findobj(Text) if text.get_text().strip()}
-        assert min(sizes) >= 7 and max(sizes) <= 9
-        assert figure.get_figwidth() == 3.3 and figure.get_figheight() < 10
+    check_style(drawn)
+    assert all(figure.get_figwidth() == 3.3 and figure.get_figheight() < 10 for figure in drawn.values())
     assert plt.get_fignums() == []
 
 

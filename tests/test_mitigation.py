@@ -22,26 +22,13 @@ from ravl_core.mitigation.vl_erm import VLERM
 from ravl_core.vlm import VLM
 from ravl_core.zero_shot import class_embeddings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = Budget(epochs=2, batch_size=16, learning_rate=1e-3)
 ONE_BATCH = Budget(epochs=1, batch_size=24, learning_rate=1e-3, batchnorm="frozen")
 FROZEN = replace(SHORT, batchnorm="frozen")
 OPTIONS = {"spurious_aware": {"feature": "red rectangle"}}  # without which a recipe cannot be
 LOCKED = ("visual.conv", "visual.bn", "visual.layer1", "visual.layer2", "visual.layer3")
 TEXT = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "logit_scale")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order, so that equal runs give equal bytes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def initial():
-    return tiny_vlm()
 
 
 @pytest.fixture(scope="module")

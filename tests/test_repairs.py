@@ -9,7 +9,6 @@ import evaluations
 import numpy as np
 import oracles
 import pytest
-import torch
 from tiny import same_weights, tiny_vlm, weights
 
 from ravl_core import repairs
@@ -28,18 +27,10 @@ from ravl_core.significance import significant_clusters
 from ravl_core.slicing.ravl import fine_clustering
 from ravl_core.zero_shot import evaluate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BUDGET = Budget(epochs=1, batch_size=40, learning_rate=1e-3)
 JUDGED = ("image_overall", "image_worst_group", "region_overall", "region_worst_group", "val_worst_group")
 LEFT = {"name", "assignment"}  # what may tell rows of one training run apart
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums in one order, so that equal runs give equal numbers."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from recipe_runs import FROZEN, SHORT, TEXT, clip_by_loops, embedded, few_classes, groups_by_loop, some, steps_of
+from recipe_runs import FROZEN, SHORT, TEXT, clip_by_loops, embedded, groups_by_loop, steps_of
 from test_multimodal_loss import literal
 from tiny import digits, same_weights, tiny_vlm, weights
 
@@ -19,21 +19,6 @@ from ravl_core.randomness import stream
 
 FEATURE = "red rectangle"
 OWN_TEMPLATES = ("a photo of a {}", "a picture of a {}", "an image of a {}", "{}")
-
-
-@pytest.fixture(scope="module")
-def initial():
-    return tiny_vlm()
-
-
-@pytest.fixture(scope="module")
-def data():
-    return few_classes(40)
-
-
-@pytest.fixture(scope="module")
-def assignment(data):
-    return some(len(data.boxes))
 
 
 def prompts(vlm, templates, names):

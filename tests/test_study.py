@@ -36,13 +36,9 @@ SHORT = Budget(epochs=1, batch_size=64, learning_rate=1e-3)
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch):
+def quiet(monkeypatch, one_thread):
     """No progress, and sums in one order."""
     monkeypatch.setenv("RAVL_PROGRESS", "off")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from recipe_runs import FROZEN, SHORT, clip_by_loops, embedded, few_classes, some, steps_of
+from recipe_runs import FROZEN, SHORT, clip_by_loops, embedded, steps_of
 from tiny import digits, ragged_boxes, same_weights, tiny_vlm, weights
 
 from ravl_core.mitigation import finetune, mitigate
@@ -17,21 +17,6 @@ from ravl_core.randomness import stream
 from ravl_core.vlm import VLM
 
 TOWER = replace(SHORT, trained="tower")
-
-
-@pytest.fixture(scope="module")
-def initial():
-    return tiny_vlm()
-
-
-@pytest.fixture(scope="module")
-def data():
-    return few_classes(40)
-
-
-@pytest.fixture(scope="module")
-def assignment(data):
-    return some(len(data.boxes))
 
 
 # ---- how likely a region is the core of its image ----

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recipe_runs import FROZEN, SHORT, TEXT, clip_by_loops, embedded, few_classes, groups_by_loop, some, steps_of
+from recipe_runs import FROZEN, SHORT, TEXT, clip_by_loops, embedded, few_classes, groups_by_loop, steps_of
 from scipy.stats import binom
-from tiny import digits, same_weights, tiny_vlm, weights
+from tiny import digits, same_weights, weights
 
 from ravl_core.mitigation import finetune, training
 from ravl_core.mitigation.samplers import group_balanced, shuffled
@@ -15,21 +15,6 @@ from ravl_core.mitigation.upsampled import Upsampled
 from ravl_core.randomness import stream
 
 UNEVEN = np.repeat([0, 1, 3, 6], [500, 40, 3, 1])  # groups 2, 4 and 5 have no image
-
-
-@pytest.fixture(scope="module")
-def initial():
-    return tiny_vlm()
-
-
-@pytest.fixture(scope="module")
-def data():
-    return few_classes(40)
-
-
-@pytest.fixture(scope="module")
-def assignment(data):
-    return some(len(data.boxes))
 
 
 def drawn(groups, batch_size, epochs, seed=0):

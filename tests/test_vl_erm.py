@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from recipe_runs import FROZEN, SHORT, TEXT, clip_by_loops, cross_entropies_by_loop, embedded, steps_of
-from tiny import digits, same_weights, tiny_vlm, weights
+from tiny import digits, same_weights, weights
 
 from ravl_core.losses import clip_loss
 from ravl_core.mitigation import finetune
@@ -15,11 +15,6 @@ from ravl_core.mitigation.standard import Standard
 from ravl_core.mitigation.vl_erm import VLERM, class_losses
 
 GOLDEN = Path(__file__).parent / "golden" / "group_dro"
-
-
-@pytest.fixture(scope="module")
-def initial():
-    return tiny_vlm()
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,10 @@ from recipe_runs import (
     clip_by_loops,
     cross_entropies_by_loop,
     embedded,
-    few_classes,
     groups_by_loop,
-    some,
     steps_of,
 )
-from tiny import digits, same_weights, tiny_vlm, weights
+from tiny import digits, same_weights, weights
 
 from ravl_core.mitigation import finetune
 from ravl_core.mitigation.group_weights import GroupWeights, group_means
@@ -30,21 +28,6 @@ from ravl_core.mitigation.upsampled import Upsampled
 from ravl_core.mitigation.vl_gdro import VLGDRO
 
 GOLDEN = Path(__file__).parent / "golden" / "group_dro"
-
-
-@pytest.fixture(scope="module")
-def initial():
-    return tiny_vlm()
-
-
-@pytest.fixture(scope="module")
-def data():
-    return few_classes(40)
-
-
-@pytest.fixture(scope="module")
-def assignment(data):
-    return some(len(data.boxes))
 
 
 # ---- the weights ----
