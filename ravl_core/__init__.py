@@ -9,8 +9,12 @@ import importlib
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "audit": "audits",
-    "Audit": "audits",
+    "audit": "audits.run",
+    "Audit": "audits.result",
+    "repair": "audits.repairing",
+    "write_report": "audits.report",
+    "export_audit": "audits.export",
+    "read_images": "domains.own_images",
     "load_vlm": "checkpoints",
     "save_vlm": "checkpoints",
     "evaluate": "zero_shot",

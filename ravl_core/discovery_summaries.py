@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ravl_core.discovery_tables import DiscoveryTables
-from ravl_core.figures.accuracy import wilson_interval
-from ravl_core.metrics import Interval
+from ravl_core.metrics import Interval, wilson_interval
 from ravl_core.settings import THRESHOLDS
 from ravl_core.slicing import CHANCE, PAPER
 from ravl_core.summaries import PAPERS_SETTINGS, evaluated

@@ -1,9 +1,10 @@
 """Which settings each profile runs, fixed before any result is looked at.
 
-A profile has four grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
-other seeds, clusters and regions; *search*, where the recipes' learning rates are chosen; and *repairs*, where they are
-compared. Every setting has a seed of its own, and a grid goes through its blocks repetition by repetition, so that a
-run that was stopped early holds a little of everything.
+A profile has five grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
+other seeds, clusters and regions; *search*, where the recipes' learning rates are chosen; *repairs*, where they are
+compared; and *audits*, models with a shortcut and without, audited as a user's would be. Every setting has a seed of
+its own, and a grid goes through its blocks repetition by repetition, so that a run that was stopped early holds a
+little of everything.
 """
 
 import itertools
@@ -30,7 +31,7 @@ from ravl_core.repairs import Repair
 from ravl_core.settings import Setting
 from ravl_core.tasks import Task
 
-KINDS = ("settings", "stability", "search", "repairs")
+KINDS = ("settings", "stability", "search", "repairs", "audits")
 EVERY = {"smoke": 2, "demo": 5, "full": 17, "paper": 10}  # that many-th setting is tried for stability
 DIGITS = tuple(range(10))
 
@@ -82,7 +83,8 @@ def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
     if choice("kind", kind, KINDS) == "stability":
         return tuple(replace(task, stability=True) for task in grid(chosen)[:: EVERY[chosen.name]])
     tasks = [pair for part in GRIDS[kind][chosen.name] for pair in _tasks(part, chosen)]
-    return tuple(task for _, task in sorted(tasks, key=lambda pair: pair[0]))  # stable: blocks keep their order
+    ordered = sorted(tasks, key=lambda pair: pair[0])  # stable: blocks keep their order
+    return tuple(replace(task, audit=kind == "audits") for _, task in ordered)
 
 
 def _tasks(part: Block | Chosen, chosen: Profile) -> Iterator[tuple[int, Task]]:
@@ -112,7 +114,7 @@ def _task(block: Block, chosen: Profile, values: dict) -> Task:
 
 BOTH = ("rn-mini", "rn-mini-deep")
 STRENGTHS = (0.7, 0.8, 0.9, 0.95, 0.99)
-COCO_CLASSES = tuple(range(5))
+COCO_CLASSES, PHOTOS = tuple(range(5)), tuple(range(8))
 SHORT, TOWER = Budget(epochs=3), Budget(trained="tower")
 FULL = {"initials": BOTH, "repetitions": 2, "budget": SHORT, "n_test": 1000}
 COCO = FULL | {"budget": DEFAULT_BUDGET}  # objects are learned more slowly than scans
@@ -175,5 +177,22 @@ GRIDS = {
             Block("digits", DIGITS, (0.9,), first_seed=30, repairs=COMPETENT_ROWS),  # of an initial model at 85 %
         ),
         "paper": (Block("mnist", DIGITS, (0.9, 0.95, 0.99), first_seed=55_000, repairs=FEW_ROWS, **CLIP),),
+    },
+    "audits": {
+        "smoke": (Block("digits", (9,), (0.0, 0.95), first_seed=3),),
+        "demo": (
+            Block("digits", (3, 9), (0.95, 0.0), first_seed=60),
+            Block("photos", (0, 4), (0.95, 0.0), first_seed=160, budget=SHORT),
+        ),
+        "full": (
+            Block("digits", DIGITS, (0.95, 0.99), first_seed=80_000),
+            Block("photos", PHOTOS, (0.95, 0.99), first_seed=82_000, budget=SHORT),
+            Block("digits", DIGITS, (0.0,), first_seed=81_000, repetitions=3),
+            Block("photos", PHOTOS, (0.0,), first_seed=83_000, repetitions=4, budget=SHORT),
+        ),
+        "paper": (
+            Block("mnist", DIGITS, (0.95,), first_seed=85_000, **CLIP),
+            Block("mnist", DIGITS, (0.0,), first_seed=86_000, **CLIP),
+        ),
     },
 }

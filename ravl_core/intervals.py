@@ -109,7 +109,7 @@ def finding_intervals(
     if not 0 < checks.number("level", level, 0, 1) < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     scores, cluster = found.scores, _checked_cluster(evaluation, found, cluster)
-    unit = _units(evaluation.labels, sources)
+    unit = units_of(evaluation.labels, sources)
     tallies = _tallies(evaluation, found.clustering.labels == cluster, unit)  # (6, U, C)
     counts = resample_counts(tallies.shape[1], checks.whole_number("n_resamples", n_resamples, 1), seed)
     differences, gap, influence = _figures(counts, tallies, _balance(scores.n_in[cluster], scores.n_out[cluster]))
@@ -117,7 +117,7 @@ def finding_intervals(
     columns = np.column_stack([differences, gap, influence])  # (B, C + 2)
     estimates = np.array([*scores.difference[cluster], scores.gap[cluster], scores.influence[cluster]])
     estimates[estimates == -np.inf] = np.nan
-    table = np.column_stack([estimates, _ends(columns, level)])  # (C + 2, 3)
+    table = np.column_stack([estimates, interval_ends(columns, level)])  # (C + 2, 3)
     attribute = int(np.nanargmax(scores.difference[cluster]))
     return FindingIntervals(
         cluster=cluster,
@@ -149,7 +149,7 @@ def _checked_cluster(evaluation: Evaluation, found: Discovery, cluster: int) -> 
     return cluster
 
 
-def _units(labels: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
+def units_of(labels: np.ndarray, sources: np.ndarray | None) -> np.ndarray:
     """(N,) what is drawn with each image, 0 … U-1."""
     if sources is None:
         return np.arange(len(labels))
@@ -198,9 +198,10 @@ def _figures(counts: np.ndarray, tallies: np.ndarray, balance: np.ndarray) -> tu
     return difference, np.nansum(np.abs(class_gaps), axis=1), influence
 
 
-def _ends(columns: np.ndarray, level: float) -> np.ndarray:
+def interval_ends(columns: np.ndarray, level: float) -> np.ndarray:
     """Both ends of the interval of each column of (B, F): (F, 2), NaN where a column is all NaN."""
     ends = np.full((columns.shape[1], 2), np.nan)
     there = ~np.isnan(columns).all(axis=0)  # NumPy warns of the others
-    ends[there] = np.nanquantile(columns[:, there], [(1 - level) / 2, (1 + level) / 2], axis=0).T
+    if there.any():
+        ends[there] = np.nanquantile(columns[:, there], [(1 - level) / 2, (1 + level) / 2], axis=0).T
     return ends

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -194,6 +195,23 @@ def bootstrap_interval(
         statistics = [statistic(values[np.concatenate([members[at] for at in chosen])]) for chosen in drawn]
     low, high = np.nanquantile(statistics, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(statistic(values)), float(low), float(high))
+
+
+def wilson_interval(accuracy: np.ndarray, count: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high ends of the interval of a share, each of the shape given; NaN where the count is 0.
+
+    Unlike the plain normal interval it stays within [0, 1] and has a width at 0 and at 1 too.
+
+    References
+    ----------
+    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
+    """
+    accuracy, count = np.asarray(accuracy, dtype=float), np.asarray(count, dtype=float)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    n = np.where(count > 0, count, np.nan)
+    centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z * np.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
+    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
 def _group_members(groups: np.ndarray, values: np.ndarray) -> list[np.ndarray]:

@@ -13,9 +13,8 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from ravl_core.discovery_summaries import PAPERS, clustered_interval
-from ravl_core.figures.accuracy import wilson_interval
 from ravl_core.figures.mitigation import SECTIONS
-from ravl_core.metrics import Interval, bootstrap_interval
+from ravl_core.metrics import Interval, bootstrap_interval, wilson_interval
 from ravl_core.repair_rows import FOUND
 from ravl_core.repair_tables import DIAGNOSED
 from ravl_core.study import FIGURES_OF_TABLE_3

@@ -54,7 +54,7 @@ def _architectures() -> list[str]:
 
 def _folder(name: str, plan: Pretraining) -> Path:
     """Where a miniature is kept; another plan or other code gives another place."""
-    modules = [f"ravl_core.{module}" for module in ("pretraining", "vlm", "losses")]
+    modules = [f"ravl_core.{module}" for module in ("pretraining", "vlm", "towers", "losses")]
     version = records.code_version(*modules, *modules_of(plan.domain))
     configuration = (MINIATURES / name / "open_clip_config.json").read_text()
     digest = hashlib.sha256(f"{version} {plan} {configuration}".encode()).hexdigest()[:16]

@@ -1,9 +1,10 @@
 """Region proposals: boxes for images that come without any, or other boxes than theirs.
 
 Stage 1 can only find what some region shows. The paper takes quadrants for MNIST and a detector's boxes for
-photographs; the ways here need no trained detector.
+photographs (`ravl_core.detector`); the other ways need no trained detector.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -84,3 +85,36 @@ PROPOSALS: dict[str, Callable[[np.ndarray], Boxes]] = {
     "4 × 4 grid": partial(grid, rows=4, columns=4),
     "superpixels": superpixels,
 }
+_GRID = re.compile(r"(?:grid )?(\d+) ?[x×] ?(\d+)(?: grid)?")
+
+
+def propose(regions: str, images: np.ndarray, own: Boxes | None = None) -> Boxes:
+    """Regions by name.
+
+    Parameters
+    ----------
+    regions : str
+        "quadrants"; a grid of rows by columns ("grid 3x4", "3 × 4 grid"); "superpixels"; "boxes": the data's own;
+        "detector": those of `ravl_core.detector` with its usual weights.
+    images : (N, H, W, 3) uint8
+    own : boxes (M, 4) and the image of each (M,), optional
+        The data's own.
+
+    Raises
+    ------
+    ValueError
+        No such name (with the nearest match), "boxes" of data that has none, or images of another shape or type.
+    """
+    cells = _GRID.fullmatch(str(regions))
+    if cells:
+        return grid(images, *(checks.whole_number("regions", int(number), 1) for number in cells.groups()))
+    checks.choice("regions", regions, (*PROPOSALS, "grid 3x4", "boxes", "detector"))
+    if regions == "detector":
+        from ravl_core.detector import detector_boxes
+
+        return detector_boxes(images)
+    if regions != "boxes":
+        return PROPOSALS[regions](images)
+    if own is None or not len(own[0]):
+        raise ValueError("regions: expected data with boxes of its own for 'boxes', got data without any")
+    return own

@@ -75,6 +75,7 @@ def largest_statistics(
     strata: np.ndarray | None = None,
     n_permutations: int = 999,
     seed: int = 0,
+    discount: bool = True,
 ) -> LargestStatistics:
     """Gap and pull of every cluster, and the largest ones that chance gives.
 
@@ -88,12 +89,15 @@ def largest_statistics(
         Zero-shot probabilities.
     strata : int array (N,), optional
         Finer than the classes: answers are dealt out, and compared, within a stratum only.
+    discount : bool
+        Whether a pull counts less where the class itself holds the cluster more often than others do. What is known to
+        be no part of the class, the hospital that an X-ray is from say, needs none.
     """
     strata = labels if strata is None else strata
     correct = image_probs.argmax(axis=1) == labels
     answers = np.column_stack([image_probs, correct]).astype(np.float32)  # (N, C + 1): what is dealt out
     weights = contrast_weights(held, labels, strata).astype(np.float32)
-    common = commonness(held, labels, image_probs.shape[1]).astype(np.float32)
+    common = commonness(held, labels, image_probs.shape[1]).astype(np.float32) if discount else np.float32(1)
     gap, pull = _statistics(weights, common, labels, strata, answers[None])
     null_gap, null_pull = [np.empty(0)], [np.empty(0)]
     for order in permutations_within(strata, n_permutations, seed):

@@ -92,7 +92,7 @@ def stability(
     base = first_findings(evaluation, shown, clustering, seed)
     rows = [
         _row(kind, variation, first_findings(evaluation, shown, other, seed), base)
-        for kind, variation, other in _other_clusterings(evaluation, seed)
+        for kind, variation, other in other_clusterings(evaluation, seed)
     ]
     return rows + _other_regions(vlm, data, evaluation, truths, seed)
 
@@ -133,7 +133,7 @@ def _row(kind: str, variation: str, run: Run, base: Run) -> dict:
     return {"kind": kind, "variation": variation} | clustered | recipes
 
 
-def _other_clusterings(evaluation: Evaluation, seed: int) -> Iterator[tuple[str, str, Clustering]]:
+def other_clusterings(evaluation: Evaluation, seed: int) -> Iterator[tuple[str, str, Clustering]]:
     """Kind, name and clusters of each variation on the evaluation's own regions."""
     embeddings, n_classes = evaluation.region_embeddings, len(evaluation.class_names)
     usual = range(2 * n_classes, 5 * n_classes)
@@ -153,7 +153,7 @@ def _other_regions(
     base = _clustered(own, shown, seed)
     rows = [_row("proposals", "boxes", base, base)]
     for name, propose in PROPOSALS.items():
-        proposed = evaluate(vlm, _with_regions(data, images, *propose(data.images[images])))
+        proposed = evaluate(vlm, with_regions(data, images, *propose(data.images[images])))
         covers = shows(proposed.boxes, proposed.image_index, own.boxes[shown], own.image_index[shown])
         rows.append(_row("proposals", name, _clustered(proposed, covers, seed), base))
     return rows
@@ -165,7 +165,7 @@ def _clustered(evaluation: Evaluation, shows_feature: np.ndarray, seed: int) -> 
     return first_findings(evaluation, shows_feature, clustering, seed)
 
 
-def _with_regions(data: Dataset, images: np.ndarray, boxes: np.ndarray, image_index: np.ndarray) -> Dataset:
+def with_regions(data: Dataset, images: np.ndarray, boxes: np.ndarray, image_index: np.ndarray) -> Dataset:
     """Some of the images, with other boxes, of which nothing is known."""
     return replace(
         data,

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ravl_core.audits.trial import audit_trial
 from ravl_core.comparison import by_size, compare, inference, paper_and_chance
 from ravl_core.discovery import Discovery, discover
 from ravl_core.fine_tuned import FineTuned, fine_tuned_model, setting_data
@@ -22,6 +23,7 @@ class Task:
     budget: Budget = DEFAULT_BUDGET
     repairs: tuple[Repair, ...] = ()  # recipes by which it is repaired afterwards
     stability: bool = False  # whether discovery is tried with other seeds, clusters and regions
+    audit: bool = False  # whether the model is audited as a user would
 
     @property
     def arguments(self) -> dict:
@@ -46,14 +48,15 @@ def run_task(task: Task, keep: Path | None = None, device: str = "cpu") -> dict:
             **_judged(task, made, found),
         },
         "stability": _stability(task.setting, made, found) if task.stability else [],
+        "audit": _audited(task.setting, made, found) if task.audit else [],
         **(_repaired(task, made, found, device) if task.repairs else {"repairs": []}),
     }
 
 
 def _judged(task: Task, made: FineTuned, found: Discovery) -> dict:
-    """Every method and how sure it is; where repairs are what is asked, the paper's method alone."""
+    """Every method and how sure it is; where repairs or an audit are what is asked, the paper's method alone."""
     looked = made.val, made.truths, found, task.setting.seed
-    if task.repairs:
+    if task.repairs or task.audit:
         return {"methods": paper_and_chance(*looked), "inference": None, "by_size": []}
     return {"methods": compare(*looked), "inference": inference(*looked), "by_size": by_size(*looked)}
 
@@ -71,6 +74,10 @@ def _first_finding(found: Discovery) -> dict:
 def _stability(setting: Setting, made: FineTuned, found: Discovery) -> list[dict]:
     val = setting_data(setting).val
     return stability(made.vlm, val, made.val, made.truths, found.clustering, setting.seed)
+
+
+def _audited(setting: Setting, made: FineTuned, found: Discovery) -> list[dict]:
+    return audit_trial(made.vlm, setting_data(setting).val, made.val, found, setting.seed)
 
 
 def _repaired(task: Task, made: FineTuned, found: Discovery, device: str) -> dict:

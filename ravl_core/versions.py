@@ -14,14 +14,15 @@ from ravl_core.paths import MINIATURES
 
 # What a standard fine-tuned model and its evaluation depend on. Of the recipes that is the standard one alone.
 FINE_TUNING = (
-    "checkpoints", "fine_tuned", "groups", "kept", "losses", "metrics", "mitigation.batch", "mitigation.budget",
+    "checkpoints", "fine_tuned", "groups", "hub", "kept", "losses", "metrics", "mitigation.batch", "mitigation.budget",
     "mitigation.recipe", "mitigation.samplers", "mitigation.standard", "mitigation.texts", "mitigation.training",
-    "pretraining", "randomness", "regions", "settings", "vlm", "zero_shot",
+    "pretraining", "randomness", "regions", "settings", "towers", "vlm", "zero_shot",
 )  # fmt: skip
 # What a record depends on beside that: the methods that look at the model, and the recipes that repair it.
 LOOKING = (
-    "closed_loop", "comparison", "discovery", "intervals", "kmedoids", "masking", "mitigation", "proposals", "pull",
-    "repairs", "significance", "slicing", "stability", "tasks",
+    "audits.candidates", "audits.findings", "audits.naming", "audits.result", "audits.trial",
+    "audits.with_and_without", "closed_loop", "comparison", "detector", "discovery", "intervals", "kmedoids",
+    "masking", "mitigation", "proposals", "pull", "repairs", "significance", "slicing", "stability", "tasks",
 )  # fmt: skip
 
 

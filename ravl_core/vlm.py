@@ -1,7 +1,6 @@
 """A CLIP model that embeds images, regions of images and texts in one space.
 
-One pass through the trunk serves an image and all its regions (method of ViLLA and RegionCLIP): the trunk ends
-at `layer3`; an image is pooled by `layer4` and CLIP's attention pool, a region by RoIAlign and then the same.
+One pass through the trunk serves an image and all its regions, where the tower allows it (see `towers`).
 """
 
 import numpy as np
@@ -10,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from ravl_core import checks
-from ravl_core.regions import roi_align
+from ravl_core.towers import PatchTower, ResNetTower, attention_pool, side_of, tower_of
 
-POOLINGS = ("early", "late", "crop")
+POOLINGS = (*ResNetTower.poolings, *PatchTower.poolings, "crop")
+__all__ = ["POOLINGS", "VLM", "attention_pool", "boxes_in_image_units", "crop_regions"]
 
 
 class VLM(nn.Module):
@@ -20,25 +20,34 @@ class VLM(nn.Module):
 
     Parameters
     ----------
-    clip : an open_clip model; ResNet towers offer every pooling, other towers `crop` only.
+    clip : an open_clip model. ResNet towers pool regions "early" or "late", vision transformers by "patches"; every
+        tower offers "crop", which is all that others have.
     tokenizer : open_clip's tokenizer of that model.
     name : what the model is called in tables and messages.
     configuration : what open_clip needs to build the model again: `{"model_cfg": …, "preprocess_cfg": …}`.
     pooling : how a region is embedded. "early": RoIAlign on layer3's map, then layer4 (ViLLA's published form);
-        "late": RoIAlign on layer4's map, which costs a fraction; "crop": each region is cut out and encoded alone.
+        "late": RoIAlign on layer4's map, which costs a fraction; "patches": the mean over a vision transformer's
+        patches in the region, each by the value path of the last block; "crop": each region is cut out and encoded
+        alone, which is slow and goes with every tower. None: the first of these that the tower has.
     """
 
     def __init__(self, clip: nn.Module, tokenizer, name: str, configuration: dict, pooling: str | None = None):
         super().__init__()
         self.clip, self.tokenizer, self.name, self.configuration = clip, tokenizer, name, configuration
-        self.pooling = pooling or ("early" if self.has_feature_map else "crop")
+        offered = (*(self.tower.poolings if self.tower else ()), "crop")
+        self.pooling = pooling or offered[0]
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
-        if self.pooling != "crop" and not self.has_feature_map:
-            raise ValueError(f"pooling={pooling!r} needs a ResNet tower; {name} has none, use pooling='crop'")
+        if self.pooling not in offered:
+            raise ValueError(f"pooling: the image tower of {name} offers {' and '.join(offered)}, got {pooling!r}")
         for statistic in ("mean", "std"):
             values = torch.tensor(configuration["preprocess_cfg"][statistic]).view(3, 1, 1)
             self.register_buffer(statistic, values, persistent=False)
+
+    @property
+    def tower(self) -> ResNetTower | PatchTower | None:
+        """The image tower as one pass for images and regions, or None where it offers no such pass."""
+        return tower_of(self.clip.visual)
 
     @property
     def has_feature_map(self) -> bool:
@@ -48,8 +57,7 @@ class VLM(nn.Module):
     @property
     def image_size(self) -> int:
         """Side of the square image that the model was made for, in pixels."""
-        size = self.clip.visual.image_size
-        return size[0] if isinstance(size, (tuple, list)) else size
+        return side_of(self.clip.visual)
 
     @property
     def device(self) -> torch.device:
@@ -67,41 +75,22 @@ class VLM(nn.Module):
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def trunk(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Feature maps that an image shares with its regions: layer3's (N, D3, H, W)."""
-        visual = self.clip.visual
-        return visual.layer3(visual.layer2(visual.layer1(visual.stem(prepared))))
+        """Features that an image shares with its regions: layer3's maps (N, D3, H, W), or tokens (N, 1 + P, W)."""
+        return self.tower.trunk(prepared)
 
     def pool(self, features: torch.Tensor) -> torch.Tensor:
-        """layer3's maps (N, D3, H, W) → unit embeddings (N, D)."""
-        return self._attend(self.clip.visual.layer4(features))
+        """Features (N, …) of the trunk → unit embeddings (N, D)."""
+        return self.tower.pool(features)
 
     def pool_regions(self, features: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
-        """layer3's maps (N, D3, H, W) and boxes (M, 4) in units of the image → unit region embeddings (M, D)."""
-        if self.pooling == "late":
-            return self._attend(self._align(self.clip.visual.layer4(features), boxes, image_index))
-        return self.pool(self._align(features, boxes, image_index))
+        """Features (N, …) and boxes (M, 4) in units of the image → unit region embeddings (M, D)."""
+        return self.tower.pool_regions(features, boxes, image_index, self.pooling)
 
     def pool_both(
         self, features: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unit embeddings of images (N, D) and regions (M, D) from layer3's maps at the native resolution.
-
-        Both go through layer4 together. In training that gives them one set of BatchNorm statistics, the one that
-        is used afterwards; two passes would leave running statistics that fit neither.
-        """
-        if self.pooling == "late":
-            maps = self.clip.visual.layer4(features)
-            return self._attend(maps), self._attend(self._align(maps, boxes, image_index))
-        together = self.pool(torch.cat([features, self._align(features, boxes, image_index)]))
-        return together[: len(features)], together[len(features) :]
-
-    def _align(self, maps: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor) -> torch.Tensor:
-        """RoIAlign to these maps' size at the native resolution, which fits the attention pool's positions."""
-        stride = 32 if self.pooling == "late" else 16
-        return roi_align(maps, boxes, image_index, max(self.image_size // stride, 1))
-
-    def _attend(self, maps: torch.Tensor) -> torch.Tensor:
-        return F.normalize(attention_pool(self.clip.visual.attnpool, maps), dim=-1)
+        """Unit embeddings of images (N, D) and regions (M, D) from features at the native resolution."""
+        return self.tower.pool_both(features, boxes, image_index, self.pooling)
 
     # ---- NumPy in, NumPy out: what everything else uses ----
 
@@ -173,26 +162,9 @@ class VLM(nn.Module):
         return size or self.configuration["model_cfg"]["embed_dim"]
 
     def _embed_images(self, prepared: torch.Tensor) -> torch.Tensor:
-        if self.has_feature_map:
+        if self.tower is not None:
             return self.pool(self.trunk(prepared))
         return F.normalize(self.clip.encode_image(prepared), dim=-1)
-
-
-def attention_pool(pool: nn.Module, maps: torch.Tensor) -> torch.Tensor:
-    """CLIP's attention pool, for the one query whose output is used: maps (N, D4, H, W) → (N, D).
-
-    The published layer projects all H*W + 1 tokens to keys and values and computes as many queries, then keeps the
-    first, which belongs to the mean token. With one query the projections can be moved to its side of the products:
-    q·(W x) = (Wᵀ q)·x, and Σ a W x = W Σ a x. The keys' bias shifts all scores alike and drops out of the softmax.
-    """
-    tokens = maps.flatten(2).transpose(1, 2)  # (N, T, D4), T = H*W
-    tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1) + pool.positional_embedding
-    per_head = (pool.num_heads, -1, tokens.shape[-1])  # (heads, D4/heads, D4)
-    query = pool.q_proj(tokens[:, 0]).unflatten(-1, per_head[:2])  # (N, heads, D4/heads)
-    query = torch.einsum("nhd,hde->nhe", query, pool.k_proj.weight.view(per_head)) / query.shape[-1] ** 0.5
-    attention = torch.softmax(query @ tokens.transpose(1, 2), dim=-1)  # (N, heads, T + 1)
-    mixed = torch.einsum("nhe,hde->nhd", attention @ tokens, pool.v_proj.weight.view(per_head))
-    return pool.c_proj(mixed.flatten(1) + pool.v_proj.bias)
 
 
 def boxes_in_image_units(boxes: np.ndarray, height: int, width: int) -> np.ndarray:

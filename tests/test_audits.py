@@ -1,90 +1,191 @@
-"""The audit: arrays and folders of images in, findings in words out, nothing skipped in silence."""
+"""The audit from end to end: arrays, folders and the command; a planted shortcut is found, named, hidden, repaired."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 import ravl_core as rc
-from ravl_core.audits import read_folder
-from ravl_core.pretraining import uncorrelated_set
+from ravl_core.audits.result import Audit
+from ravl_core.domains.own_images import from_arrays
+from ravl_core.mitigation import Budget
 
-CLASSES = ("zero", "one", "two")
+pytestmark = pytest.mark.usefixtures("one_thread")
+FEW = {"n_permutations": 99, "thorough": False}
 
 
 @pytest.fixture(scope="module")
-def digits():
-    data = uncorrelated_set("digits", "val", 200, seed=0)
-    kept = data.labels < len(CLASSES)
-    return data.images[kept], data.labels[kept]
+def leaning():
+    """A model that takes digits beside a red rectangle for a nine, and its setting."""
+    data = rc.build_setting(rc.Setting(attribute=9, strength=0.99, seed=3, n_finetuning=1500, n_val=400, n_test=400))
+    budget = Budget(epochs=4)
+    return rc.mitigate(rc.load_vlm("rn-mini"), data.finetuning, recipe="standard", budget=budget, seed=3)[0], data
 
 
-@pytest.fixture
-def folder(tmp_path, digits):
-    for name in CLASSES:
-        (tmp_path / name).mkdir()
-    for at, (image, label) in enumerate(zip(*digits, strict=True)):
-        Image.fromarray(image).save(tmp_path / CLASSES[label] / f"{at:03d}.png")
-    return tmp_path
+@pytest.fixture(scope="module")
+def audited(leaning):
+    vlm, data = leaning
+    own = from_arrays(data.val.images, data.val.labels, data.val.class_names)
+    own = replace(own, metadata=pd.DataFrame({"red": data.val.feature_present, "half": np.arange(len(own)) % 2}))
+    return rc.audit(vlm, own, templates=data.val.templates, words=("red", "digit"), n_permutations=199)
 
 
-def test_an_array_is_audited_as_stage_1_does_it(digits):
-    vlm = rc.load_vlm("rn-mini")
-    audit = rc.audit(vlm, digits[0], CLASSES, labels=digits[1], templates=("the digit {}",))
-    expected = rc.discover(audit.evaluation)
-    assert audit.evaluation.region_embeddings.shape == (4 * len(digits[0]), vlm.embedding_size)
-    assert [finding.cluster for finding in audit.discovery.findings] == [f.cluster for f in expected.findings]
-    assert len(audit.sentences) == len(expected.findings)
-    for sentence, finding in zip(audit.sentences, expected.findings, strict=True):
-        assert repr(CLASSES[finding.attribute]) in sentence and f"from {finding.influence_images} images" in sentence
+def write_folder(root, data, labels):
+    for at, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+        if label in labels:
+            path = root / data.class_names[label] / f"{at:03d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return root
 
 
-def test_a_folder_gives_what_the_same_array_gives(folder, digits):
-    by_name = rc.audit("rn-mini", folder, CLASSES, seed=3)
-    assert by_name.skipped == () and by_name.evaluation.labels.tolist() == sorted(digits[1].tolist())
-    resized, labels, _ = read_folder(folder, CLASSES, 64)
-    again = rc.audit("rn-mini", resized, CLASSES, labels=labels, seed=3)
-    np.testing.assert_array_equal(by_name.evaluation.image_probs, again.evaluation.image_probs)
+@pytest.fixture(scope="module")
+def folder(leaning, tmp_path_factory):
+    root = write_folder(tmp_path_factory.mktemp("digits"), leaning[1].val, (3, 8, 9))
+    (root / "three" / "broken.png").write_bytes(b"no picture")
+    return root
 
 
-def test_a_finer_grid_gives_more_regions(digits):
-    assert len(rc.audit("rn-mini", digits[0], CLASSES, labels=digits[1], grid=(3, 2)).dataset.boxes) == 6 * len(
-        digits[0]
-    )
+def test_a_planted_shortcut_is_the_first_finding_and_every_check_agrees(audited, leaning):
+    val = leaning[1].val
+    first = audited.findings[0]
+    assert first.attribute_name == "nine" and rc.precision_at_k(first.regions, val.shows_feature) == 1
+    assert first.chosen.low > 0.2 and first.p_value <= 0.05 and first.confirmed
+    assert first.n_images == (val.feature_present).sum()
+    nine = first.table[first.table["class"] == "nine"].iloc[0]
+    assert nine.difference_low > 0.3 and nine.n_in == val.feature_present[val.labels == 9].sum()
+    for mask in first.masks.values():
+        assert mask.others.beyond_control.probability.high < 0
+    assert first.stability.found_again.mean() > 0.5
+    assert {word for word, _ in first.words} == {"red", "digit"}
+    assert first.associations.iloc[0].column == "red" and first.associations.iloc[0].cramers_v > 0.99
+    red = audited.columns[audited.columns.column == "red"]
+    assert red.p_value.min() <= 0.05 and set(audited.columns.column) == {"red", "half"}
 
 
-def test_what_cannot_be_read_is_skipped_and_named(folder):
-    (folder / "zero" / "broken.png").write_bytes(b"no picture")
-    whole = (folder / "one").glob("*.png").__next__().read_bytes()
-    (folder / "one" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    audit = rc.audit("rn-mini", folder, CLASSES)
-    assert [name for name, _ in audit.skipped] == ["zero/broken.png", "one/cut.png"]
-    assert all(reason for _, reason in audit.skipped)
+def test_the_sentence_holds_the_numbers(audited):
+    (sentence, *_), first = audited.sentences, audited.findings[0]
+    for part in ("'nine'", f"{100 * first.chosen.estimate:.0f} points", f"n = {first.n_in}", f"n = {first.n_out}"):
+        assert part in sentence
+    assert f"{100 * first.mask.others.effect.probability.estimate:+.0f} points" in sentence
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "RGBA", "1", "I;16"])
-def test_every_kind_of_image_is_converted(tmp_path, mode):
-    grey = np.full((5, 7), 255 if mode == "1" else 128, dtype=np.uint8)
-    image = Image.fromarray(grey.astype(np.uint16) << 8) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    assert image.mode == mode
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        image.save(tmp_path / name / "image.tif")
-    images, labels, skipped = read_folder(tmp_path, ("a", "b"), 8)
-    assert images.shape == (2, 8, 8, 3) and labels.tolist() == [0, 1] and skipped == ()
-    assert abs(int(images.mean()) - int(grey[0, 0])) <= 2
+def test_the_audit_holds_what_stage_1_says_and_how_to_run_it_again(audited, leaning):
+    again = rc.discover(audited.evaluation)
+    assert [one.cluster for one in audited.discovery.findings] == [one.cluster for one in again.findings]
+    assert audited.options["regions"] == "quadrants" and audited.options["seed"] == 0
+    assert audited.coverage.per_image == (4, 4, 4) and audited.coverage.area_covered == 1
+    assert {"quadrants", "superpixels"} <= set(audited.proposals.regions)
+    same = audited.proposals[audited.proposals.regions == "quadrants"].iloc[0]
+    assert same.attribute == "nine" and same.overlap == 1
+    json.dumps(audited.options)
 
 
-def test_what_does_not_fit_is_named(digits, tmp_path):
-    images, labels = digits
-    with pytest.raises(ValueError, match="classes: expected at least two"):
-        rc.audit("rn-mini", images, ("zero",), labels=labels)
+def test_where_nothing_is_planted_it_says_so_and_what_could_have_been_found():
+    data = rc.build_setting(rc.Setting(strength=0.0, seed=5, n_finetuning=100, n_val=400, n_test=100)).val
+    audit = rc.audit("rn-mini", data.images, data.class_names, labels=data.labels, templates=data.templates, **FEW)
+    assert audit.findings == () and len(audit.sentences) == 1
+    assert audit.sentences[0].startswith("No finding: among 400 images")
+    shift = audit.detectable["shift"].iloc[-1]
+    assert 0 < shift < 1 and f"{100 * shift:.0f} points more often" in audit.sentences[0]
+    assert audit.detectable.prevalence.iloc[-1] == 0.5
+
+
+def test_a_folder_of_three_classes_is_read_looked_at_and_counted(folder, leaning):
+    vlm, data = leaning
+    audit = rc.audit(vlm, folder, templates=data.val.templates, **FEW)
+    assert isinstance(audit, Audit) and audit.dataset.class_names == ("eight", "nine", "three")
+    assert len(audit.images) == 120 and [name for name, _ in audit.skipped] == ["three/broken.png"]
+    ordered = rc.audit(vlm, folder, ("three", "nine"), templates=data.val.templates, **FEW)
+    assert ordered.dataset.class_names == ("three", "nine") and len(ordered.images) == 80
+
+
+def test_the_same_seed_gives_the_same_audit(folder, leaning):
+    one, two = (rc.audit(leaning[0], folder, regions="grid 3x3", seed=4, **FEW) for _ in range(2))
+    assert one.sentences == two.sentences and len(one.dataset.boxes) == 9 * len(one.images)
+    pd.testing.assert_frame_equal(one.detectable, two.detectable)
+    np.testing.assert_array_equal(one.discovery.clustering.labels, two.discovery.clustering.labels)
+
+
+def test_groups_are_tested_by_one_image_each(leaning):
+    vlm, data = leaning
+    repeated = np.repeat(np.arange(30), 8)
+    images, labels = data.val.images[:30][repeated], data.val.labels[:30][repeated] % 3
+    own = from_arrays(images, labels, ("a", "b", "c"), groups=repeated)
+    fooled = rc.audit(vlm, replace(own, groups=None), **FEW)
+    careful = rc.audit(vlm, own, **FEW)
+    assert len(careful.findings) <= len(fooled.findings)
+    assert careful.detectable.n_images.iloc[-1] <= 18 < fooled.detectable.n_images.iloc[-1]
+
+
+def test_what_does_not_fit_is_named(leaning, tmp_path):
+    vlm, data = leaning
+    images, labels, names = data.val.images, data.val.labels, data.val.class_names
+    with pytest.raises(ValueError, match="classes: expected at least"):
+        rc.audit(vlm, images, ("zero",), labels=np.zeros_like(labels))
     with pytest.raises(ValueError, match="labels: an array of images needs"):
-        rc.audit("rn-mini", images, CLASSES)
+        rc.audit(vlm, images, names)
+    with pytest.raises(ValueError, match="classes: an array of images needs"):
+        rc.audit(vlm, images, labels=labels)
     with pytest.raises(ValueError, match="labels"):
-        rc.audit("rn-mini", images, CLASSES, labels=labels[:-1])
-    with pytest.raises(FileNotFoundError, match="there is no 'zero'"):
-        rc.audit("rn-mini", tmp_path, CLASSES)
-    for name in CLASSES:
-        (tmp_path / name).mkdir()
-    with pytest.raises(ValueError, match="no readable image of zero, one, two"):
-        rc.audit("rn-mini", tmp_path, CLASSES)
+        rc.audit(vlm, images, names, labels=labels[:-1])
+    with pytest.raises(ValueError, match="quadrants"):
+        rc.audit(vlm, images, names, labels=labels, regions="quadrant")
+    with pytest.raises(FileNotFoundError):
+        rc.audit(vlm, tmp_path / "nowhere")
+
+
+# ---- the command ----
+
+
+def run(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "RAVL_PROGRESS": "off"}
+    command = [sys.executable, "-m", "ravl_core.audit", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+def test_the_command_writes_a_report_tables_and_a_repaired_model(folder, leaning, tmp_path):
+    vlm, data = leaning
+    model = rc.save_vlm(vlm, tmp_path / "tuned")
+    training = write_folder(tmp_path / "training", data.finetuning, (3, 8, 9))
+    prompts = ["--templates", *data.val.templates, "--permutations", 99, "--quick"]
+    mend = ["--repair", training, "--initial", "rn-mini", "--epochs", 1, "--save", tmp_path / "repaired"]
+    done = run(folder, "--model", f"local-dir:{model}", "--out", tmp_path / "out", *prompts, *mend)
+    assert done.returncode == 0, done.stderr
+    assert "'nine' is answered" in done.stdout and "1 files left out: unreadable" in done.stdout
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "nine" in page and "data:image/" in page
+    assert {"findings.csv", "regions.csv", "images.csv"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    repaired = rc.load_vlm(f"local-dir:{tmp_path / 'repaired'}")
+    assert repaired.encode_images(data.val.images[:2]).shape == (2, vlm.embedding_size)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["nowhere"], "nowhere"),
+        ([".", "--model", "rn-mimi"], "did you mean 'rn-mini'"),
+        ([".", "--columns", "path"], "--columns: expected pairs"),
+        ([".", "--save", "there"], "--save: expected --repair"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_writes_nothing(arguments, message, tmp_path):
+    done = run(*arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_keeps_what_is_there(tmp_path):
+    (tmp_path / "out").mkdir()
+    assert "exists already" in run(".", "--out", tmp_path / "out").stderr
+
+
+def test_importing_the_command_leaves_the_function_in_its_place():
+    code = "import ravl_core.audit, ravl_core as rc; assert callable(rc.audit), rc.audit"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

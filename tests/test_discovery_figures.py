@@ -15,7 +15,7 @@ from test_figures import boxes_of_texts, check_style, check_texts, errorbars
 from ravl_core import figures
 from ravl_core.figures.discovery import method_looks, share_with_interval, standing_out
 from ravl_core.figures.style import BLUE, SPURIOUS
-from ravl_core.metrics import bootstrap_interval
+from ravl_core.metrics import bootstrap_interval, wilson_interval
 
 METHODS = (
     "RaVL",
@@ -305,7 +305,7 @@ def test_power_curves_draw_shares_with_wilson_intervals():
         assert tick_labels(axes) == ["100\n10", "200\n10", "500\n10", "1000\n10"]
         for bars, shares in zip(axes.containers, ([0.1, 0.2, 0.5, 1], [0.3, 0.4, 0.7, 1]), strict=True):
             np.testing.assert_allclose(bars.lines[0].get_ydata(), shares)
-            low, high = figures.wilson_interval(shares, [10] * 4)
+            low, high = wilson_interval(shares, [10] * 4)
             np.testing.assert_allclose(ends_of(bars, 1), np.column_stack([low, high]), atol=1e-12)
 
 
@@ -390,7 +390,7 @@ def test_agreement_groups_variations_and_draws_shares_and_overlaps():
         assert len(axes.containers) == 5
         np.testing.assert_allclose([bars.lines[0].get_xdata()[0] for bars in axes.containers], share)
         np.testing.assert_allclose([round(bars.lines[0].get_ydata()[0]) for bars in axes.containers], [1, 3, 4, 6, 7])
-        low, high = figures.wilson_interval(share, 20)
+        low, high = wilson_interval(share, 20)
         np.testing.assert_allclose(ends_of(axes.containers[0], 0), [(low, high)])
         overlaps = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]
         np.testing.assert_allclose(overlaps, [0.0025 * np.mean(np.arange(20) ** 2)] * 5)
@@ -422,5 +422,5 @@ def test_claims_count_settings_by_their_number_of_findings():
     assert texts_of(right) == ["60 of 60", "25 of 60", "3 of 60"]
     for bars, n_claims in zip(right.containers, (60, 25, 3), strict=True):
         assert bars.lines[0].get_xdata()[0] == n_claims / 60
-        low, high = figures.wilson_interval(n_claims / 60, 60)
+        low, high = wilson_interval(n_claims / 60, 60)
         np.testing.assert_allclose(ends_of(bars, 0), [(low, high)])

@@ -12,8 +12,7 @@ from ravl_core import discovery_summaries as summaries
 from ravl_core import paths
 from ravl_core.discovery_summaries import ABLATIONS, BASELINES, PAPERS, TABLE_1
 from ravl_core.discovery_tables import discovery_tables, reference_tables, stability_table
-from ravl_core.figures.accuracy import wilson_interval
-from ravl_core.metrics import bootstrap_interval
+from ravl_core.metrics import bootstrap_interval, wilson_interval
 from ravl_core.settings import THRESHOLDS
 from ravl_core.slicing import CHANCE, NAMED
 from ravl_core.study import half_of

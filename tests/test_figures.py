@@ -22,7 +22,7 @@ from ravl_core.figures.overview import _example
 from ravl_core.figures.style import SERIES, spread
 from ravl_core.figures.training import smoothed
 from ravl_core.kmedoids import Clustering
-from ravl_core.metrics import group_accuracies
+from ravl_core.metrics import group_accuracies, wilson_interval
 
 CLASSES = ("zero", "one", "two", "three")
 STRENGTHS = (0.0, 0.8, 0.95, 0.99)
@@ -221,7 +221,7 @@ def test_composites_sort_by_class_and_feature(dataset):
 
 
 def test_wilson_interval():
-    low, high = figures.wilson_interval([0.0, 0.5, 1.0, np.nan], [10, 10, 10, 0])
+    low, high = wilson_interval([0.0, 0.5, 1.0, np.nan], [10, 10, 10, 0])
     np.testing.assert_allclose(low[:3], [0, 0.2366, 0.7225], atol=5e-4)  # 0, 5 and 10 of 10
     np.testing.assert_allclose(high[:3], [0.2775, 0.7634, 1], atol=5e-4)
     assert np.isnan([low[3], high[3]]).all()

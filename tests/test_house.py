@@ -13,8 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "ravl_core").rglob("*.py"))}
-COMMANDS = {f"ravl_core/{name}.py" for name in ("study", "reproduce", "pretraining", "progress", "run_notebook")}
-MOST_LINES = 8_400  # of code: a companion is read; six domains and every method of discovery and of repair are in it
+COMMANDS = {
+    f"ravl_core/{name}.py" for name in ("audit", "study", "reproduce", "pretraining", "progress", "run_notebook")
+}
+MOST_LINES = 11_900  # of code: six domains, all methods of discovery and repair, the audit of any images, teachers
 MEDIAN_LENGTH, USUAL_LENGTH, MOST_LENGTH = 12, 30, 60  # of functions, docstrings aside
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}

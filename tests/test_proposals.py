@@ -6,7 +6,7 @@ import tiny
 from skimage.segmentation import felzenszwalb
 
 from ravl_core import checks
-from ravl_core.proposals import PROPOSALS, grid, superpixels
+from ravl_core.proposals import PROPOSALS, grid, propose, superpixels
 from ravl_core.regions import grid_boxes, quadrants
 
 WHOLE = [0, 0, 64, 64]
@@ -129,6 +129,34 @@ def test_the_names_say_what_they_are():
     assert sizes == {"quadrants": 4, "3 × 3 grid": 9, "4 × 4 grid": 16, "superpixels": 1}
 
 
+def same(got, expected):
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
+@pytest.mark.parametrize("name", PROPOSALS)
+def test_a_registered_name_gives_what_is_registered(name):
+    images = speckled(2)
+    same(propose(name, images), PROPOSALS[name](images))
+
+
+@pytest.mark.parametrize("name", ["grid 2x5", "grid 2 x 5", "grid 2×5", "2 × 5 grid", "2x5 grid", "2x5"])
+def test_any_grid_has_a_name(name):
+    images = blank(2, 40, 60)
+    same(propose(name, images), grid(images, 2, 5))
+
+
+def test_the_datas_own_boxes_are_handed_through_and_other_names_do_not_look_at_them():
+    images, own = blank(2), (np.array([[1.0, 2, 30, 40]]), np.array([1]))
+    same(propose("boxes", images, own), own)
+    same(propose("quadrants", images, own), grid(images, 2, 2))
+
+
+def test_the_detector_is_asked_by_its_name(monkeypatch):
+    monkeypatch.setattr("ravl_core.detector.detector_boxes", lambda images: ("boxes of", len(images)))
+    assert propose("detector", blank(3)) == ("boxes of", 3)
+
+
 def test_a_long_loop_shows_how_far_it_is(monkeypatch):
     shown = []
     monkeypatch.setattr("ravl_core.proposals.track", lambda images, what: shown.append((len(images), what)) or images)
@@ -144,6 +172,13 @@ def test_a_long_loop_shows_how_far_it_is(monkeypatch):
         (lambda: grid(blank()[..., :1], 2, 2), "images: expected uint8 of shape"),
         (lambda: superpixels(blank(), scale=0), "scale: expected a number above 0, got 0"),
         (lambda: superpixels(blank(), scale=-1), "scale: expected a number from 0"),
+        (lambda: propose("boxes", blank()), "regions: expected data with boxes of its own for 'boxes'"),
+        (lambda: propose("boxes", blank(), (np.empty((0, 4)), np.empty(0, int))), "regions: expected data with boxes"),
+        (lambda: propose("quadrant", blank()), "regions: expected one of .* did you mean 'quadrants'"),
+        (lambda: propose("grid 3", blank()), "regions: expected one of .* did you mean 'grid 3x4'"),
+        (lambda: propose((3, 4), blank()), "regions: expected one of"),
+        (lambda: propose("grid 0x3", blank()), "regions: expected an integer of 1 or more, got 0"),
+        (lambda: propose("grid 2x2", blank() / 255), "images: expected uint8"),
         (lambda: superpixels(blank(), min_size=50), "min_size: expected a number from 0 to 1, got 50"),
     ],
 )

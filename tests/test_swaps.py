@@ -14,7 +14,7 @@ from ravl_core.mitigation.recipe import Run
 from ravl_core.mitigation.region_swaps import swap_regions
 from ravl_core.mitigation.swaps import Swaps, core_belief
 from ravl_core.randomness import stream
-from ravl_core.vlm import VLM
+from ravl_core.towers import ResNetTower
 
 TOWER = replace(SHORT, trained="tower")
 
@@ -94,13 +94,13 @@ def test_with_a_clip_weight_of_one_it_is_clips_loss_of_what_is_seen(initial, dat
 
 @pytest.mark.parametrize("clip_weight, regions", [(1.0, 0), (0.8, 64)])
 def test_with_a_clip_weight_of_one_no_region_is_encoded(initial, data, assignment, monkeypatch, clip_weight, regions):
-    pool, passes = VLM.pool, []
+    pool, passes = ResNetTower.pool, []
 
     def counted(self, features):
         passes.extend([len(features)] * torch.is_grad_enabled())  # those of training
         return pool(self, features)
 
-    monkeypatch.setattr(VLM, "pool", counted)
+    monkeypatch.setattr(ResNetTower, "pool", counted)
     mitigate(initial, data, assignment, "swaps", replace(SHORT, epochs=1), clip_weight=clip_weight)
     assert passes == [16 + regions] * 2
 

@@ -17,7 +17,7 @@ torch.library.register_fake("torchvision::qnms", lambda dets, scores, iou_thresh
 def run(folder, torchvision, script):
     """Run `script` in a new process where torchvision is the source given; returns the finished process."""
     package = folder / "torchvision"
-    package.mkdir()
+    package.mkdir(exist_ok=True)
     (package / "__init__.py").write_text(torchvision)
     (package / "parts.py").write_text("")
     setup = f"import sys\nsys.path.insert(0, {str(folder)!r})\nfrom ravl_core import _torchvision\n"
@@ -40,6 +40,25 @@ assert torch.ops.torchvision.qnms.default
 _torchvision.ensure_importable()  # once more changes nothing
 """
     mended = run(tmp_path, NEEDS_OPERATORS, script)
+    assert mended.returncode == 0, mended.stderr
+
+
+def test_nms_of_our_own_is_there_after_the_mend_and_its_users_may_call_it(tmp_path):
+    """Scores in no order, the best box first; boxes that share more than the threshold with a better one are gone."""
+    ops = tmp_path / "torchvision" / "ops"
+    ops.mkdir(parents=True)
+    (ops / "boxes.py").write_text("def _assert_has_ops():\n    raise RuntimeError('not compiled')\n")
+    script = """
+_torchvision.ensure_importable()
+import torch
+import torchvision.ops.boxes
+torchvision.ops.boxes._assert_has_ops()
+boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 5], [20, 0, 30, 10.0]])
+kept = torch.ops.torchvision.nms(boxes, torch.tensor([0.2, 0.9, 0.1, 0.5]), 0.55)
+assert kept.dtype == torch.int64 and kept.tolist() == [1, 3], kept
+assert torch.ops.torchvision.nms(boxes[:0], torch.empty(0), 0.5).shape == (0,)
+"""
+    mended = run(tmp_path, NEEDS_OPERATORS + "\nimport torchvision.ops.boxes\n", script)
     assert mended.returncode == 0, mended.stderr
 
 

@@ -6,18 +6,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import VIT, digits, noise, ragged_boxes, same_weights, tiny_vlm, weights
+from tiny import RESNET, VIT, digits, noise, ragged_boxes, same_weights, tiny_vlm, weights
 
 from ravl_core.checkpoints import MINIATURES, load_vlm, miniature_names, open_clip, save_vlm
 from ravl_core.vlm import POOLINGS, attention_pool, boxes_in_image_units, crop_regions
 from ravl_core.zero_shot import evaluate
 
 COUNTS = [2, 0, 3, 1, 0, 5, 1]  # regions of each image
+RESNET_POOLINGS = ("early", "late", "crop")
 
 
 @pytest.fixture(scope="module", params=POOLINGS)
 def vlm(request):
-    return tiny_vlm(request.param)
+    return tiny_vlm(request.param, tower=VIT if request.param == "patches" else RESNET)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +131,9 @@ def test_preparing_normalises_with_the_mean_and_deviation_of_the_model(early):
 # ---- regions ----
 
 
-def test_the_region_of_the_whole_image_is_the_image(vlm):
-    images = noise(3)
+@pytest.mark.parametrize("pooling", RESNET_POOLINGS)
+def test_the_region_of_the_whole_image_is_the_image(pooling):
+    vlm, images = tiny_vlm(pooling), noise(3)
     boxes, index = np.tile(np.float32([0, 0, 64, 64]), (3, 1)), np.arange(3)
     whole, parts = vlm.encode(images, boxes, index)
     np.testing.assert_allclose(parts, whole, atol=1e-5)
@@ -160,7 +162,7 @@ def test_pooling_both_equals_pooling_each():
 
 def test_early_late_and_crop_are_three_different_answers():
     images, (boxes, index) = noise(7), ragged_boxes(COUNTS)
-    answers = [tiny_vlm(pooling).encode(images, boxes, index)[1] for pooling in POOLINGS]
+    answers = [tiny_vlm(pooling).encode(images, boxes, index)[1] for pooling in RESNET_POOLINGS]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         assert np.abs(answers[one] - answers[other]).max() > 0.01
 
@@ -189,20 +191,27 @@ def test_attention_pool_equals_open_clips_layer(height, width):
 # ---- towers that are no ResNet ----
 
 
-def test_a_vision_transformer_embeds_crops():
-    vlm = tiny_vlm(tower=VIT)
-    assert vlm.pooling == "crop" and vlm.image_size == 32
+def test_a_vision_transformer_may_embed_crops():
+    vlm = tiny_vlm("crop", tower=VIT)
     images, (boxes, index) = noise(7), ragged_boxes(COUNTS)
     whole, parts = vlm.encode(images, boxes, index, batch_size=3)
     assert whole.shape == (7, 16) and parts.shape == (sum(COUNTS), 16)
-    np.testing.assert_allclose(parts, vlm.encode_images(crop_regions(images, boxes, index, 32)), atol=1e-5)
+    np.testing.assert_allclose(parts, vlm.encode_images(crop_regions(images, boxes, index, 64)), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize("pooling", ["early", "late"])
-def test_a_vision_transformer_has_no_map_to_pool(pooling):
-    with pytest.raises(ValueError, match=f"pooling='{pooling}' needs a ResNet tower; tiny has none.*'crop'"):
-        tiny_vlm(pooling, tower=VIT)
+@pytest.mark.parametrize(
+    "pooling, tower, offered",
+    [
+        ("early", VIT, "patches and crop"),
+        ("late", VIT, "patches and crop"),
+        ("patches", RESNET, "early and late and crop"),
+        ("patches", {**VIT, "attentional_pool": True}, "crop"),
+    ],
+)
+def test_a_pooling_that_the_tower_does_not_offer_is_refused(pooling, tower, offered):
+    with pytest.raises(ValueError, match=f"pooling: the image tower of tiny offers {offered}, got '{pooling}'"):
+        tiny_vlm(pooling, tower=tower)
 
 
 def test_a_timm_tower_embeds_crops():
@@ -214,7 +223,7 @@ def test_a_timm_tower_embeds_crops():
 
 
 def test_an_unknown_pooling_is_named():
-    with pytest.raises(ValueError, match="pooling: expected one of early, late, crop, got 'erly'"):
+    with pytest.raises(ValueError, match="pooling: expected one of early, late, patches, crop, got 'erly'"):
         tiny_vlm("erly")
 
 
@@ -227,6 +236,7 @@ def test_a_saved_model_comes_back_and_open_clip_reads_it(tmp_path):
     again = load_vlm(f"local-dir:{folder}")
     assert sorted(path.name for path in folder.iterdir()) == ["open_clip_config.json", "open_clip_model.safetensors"]
     assert list(folder.parent.iterdir()) == [folder]
+    assert again.name == vlm.name == "tiny"
     np.testing.assert_allclose(
         np.concatenate(vlm.encode(images, *ragged_boxes(COUNTS))),
         np.concatenate(again.encode(images, *ragged_boxes(COUNTS))),
@@ -288,7 +298,7 @@ def test_a_folder_without_weights_is_no_model(tmp_path):
     """open_clip would make one of random weights, and say so in a log only."""
     folder = save_vlm(tiny_vlm(), tmp_path / "tiny")
     (folder / "open_clip_model.safetensors").unlink()
-    with pytest.raises(RuntimeError, match="pretrained weights .*tiny.* could not be loaded"):
+    with pytest.raises(FileNotFoundError, match="name: .*tiny holds no weights"):
         load_vlm(f"local-dir:{folder}")
 
 

@@ -8,7 +8,7 @@ from ravl_core.domains import load_domain
 from ravl_core.vlm import VLM
 
 RESNET = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
-VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+VIT = {"image_size": 64, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 1, "layers": 1}
 PREPROCESSING = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}
 
@@ -22,6 +22,8 @@ def tiny_vlm(pooling=None, seed=0, tower=RESNET):
     vlm = VLM(clip, tokenizer, "tiny", {"model_cfg": model, "preprocess_cfg": PREPROCESSING}, pooling)
     if vlm.has_feature_map:
         spread_embeddings(vlm)
+    elif vlm.tower:
+        enliven(vlm.clip.visual)
     return vlm.eval()
 
 
@@ -42,6 +44,16 @@ def spread_embeddings(vlm):
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 0.1
     visual.attnpool.c_proj.bias -= visual.eval()(vlm.prepare(images)).mean(dim=0)
+
+
+@torch.no_grad()
+def enliven(transformer):
+    """The same for a vision transformer: biases and norms that are drawn, and strong patches and attention."""
+    for name, value in transformer.named_parameters():
+        if value.ndim == 1:
+            value += 0.3 * torch.randn_like(value)
+        elif "conv1" in name or "in_proj" in name:
+            value *= 3
 
 
 def noise(n_images, height=64, width=64, seed=0):

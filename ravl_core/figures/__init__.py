@@ -1,6 +1,7 @@
 """Figures: one style, one function per figure, each returning a matplotlib Figure; `save` writes png and pdf."""
 
-from ravl_core.figures.accuracy import before_after, class_accuracy, wilson_interval
+from ravl_core.figures.accuracy import before_after, class_accuracy
+from ravl_core.figures.auditing import accuracy_with_without, gallery, mask_effects
 from ravl_core.figures.certainty import agreement, claims_per_model, null_histogram
 from ravl_core.figures.clusters import embedding_map, silhouettes
 from ravl_core.figures.discovery import method_bars, power_curves, precision_panels
@@ -14,6 +15,7 @@ from ravl_core.figures.swaps import swapped_pairs
 from ravl_core.figures.training import loss_curves
 
 __all__ = [
+    "accuracy_with_without",
     "agreement",
     "before_after",
     "before_after_maps",
@@ -24,7 +26,9 @@ __all__ = [
     "forest",
     "gain_against_cost",
     "gain_by_condition",
+    "gallery",
     "loss_curves",
+    "mask_effects",
     "method_bars",
     "null_histogram",
     "overview",
@@ -36,5 +40,4 @@ __all__ = [
     "swapped_pairs",
     "top_regions",
     "validity_counts",
-    "wilson_interval",
 ]

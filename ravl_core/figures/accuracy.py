@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -12,30 +11,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ravl_core.figures.style import BLUE, COLUMN, FAINT, INK, MUTED, SMALL, SPURIOUS, TEXT, require_columns, styled
-from ravl_core.metrics import GroupAccuracies
+from ravl_core.metrics import GroupAccuracies, wilson_interval
 
 if TYPE_CHECKING:
     import pandas
 
 ROW = 0.235  # inches
 OFFSET = 0.16  # of the two dots of a row from its middle, so that their intervals stay apart
-
-
-def wilson_interval(accuracy: np.ndarray, count: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high ends of the interval of a share, each of the shape given; NaN where the count is 0.
-
-    Unlike the plain normal interval it stays within [0, 1] and has a width at 0 and at 1 too.
-
-    References
-    ----------
-    E. B. Wilson, Probable inference, the law of succession, and statistical inference, JASA 22, 1927.
-    """
-    accuracy, count = np.asarray(accuracy, dtype=float), np.asarray(count, dtype=float)
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    n = np.where(count > 0, count, np.nan)
-    centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z * np.sqrt(accuracy * (1 - accuracy) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
 
 
 @styled

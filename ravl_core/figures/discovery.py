@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ravl_core.figures import style
-from ravl_core.figures.accuracy import ROW, wilson_interval
+from ravl_core.figures.accuracy import ROW
 from ravl_core.figures.style import BLUE, COLUMN, FAINT, INK, MUTED, NORMAL, SMALL, TEXT, require_columns, styled
-from ravl_core.metrics import Interval, bootstrap_interval
+from ravl_core.metrics import Interval, bootstrap_interval, wilson_interval
 
 if TYPE_CHECKING:
     import pandas

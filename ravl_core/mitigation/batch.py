@@ -26,6 +26,7 @@ class Batch:
     """B images. Embeddings are computed when an objective first asks for them."""
 
     vlm: VLM
+    index: torch.Tensor  # (B,) where these images stand in the fine-tuning set
     features: torch.Tensor  # (B, D3, H, W) layer3's maps, shared by images and regions
     labels: torch.Tensor  # (B,)
     groups: torch.Tensor | None  # (B,) class × spurious region or none; None where nobody said what is spurious

@@ -41,8 +41,8 @@ def finetune(
     Raises
     ------
     ValueError
-        The recipe needs an assignment and there is none, or it does not hold one value a region; the model's
-        image tower is none of CLIP's ResNets, or it cuts regions out, which this loop does not train.
+        The recipe needs an assignment and there is none, or it does not hold one value a region; the model
+        cuts regions out, which this loop does not train, or its image tower does not pool as the recipe asks.
     """
     _check(initial_vlm, dataset, recipe, assignment, budget)
     vlm = copy_of(initial_vlm)
@@ -74,8 +74,7 @@ def copy_of(vlm: VLM) -> VLM:
 
 def _unlock(vlm: VLM, budget: Budget, texts: Texts) -> list[torch.nn.Parameter]:
     """Let the part that is trained learn; the rest stays as it is, its BatchNorm statistics too."""
-    visual = vlm.eval().requires_grad_(False).clip.visual
-    parts = {"tower": [visual], "head": [visual.layer4, visual.attnpool], "pool": [visual.attnpool]}[budget.trained]
+    parts = vlm.eval().requires_grad_(False).tower.parts(budget.trained)
     for part in parts:
         part.requires_grad_(True).train(budget.batchnorm == "training")
     for projection in texts.parameters:
@@ -86,7 +85,7 @@ def _unlock(vlm: VLM, budget: Budget, texts: Texts) -> list[torch.nn.Parameter]:
 def _check(vlm: VLM, dataset: Dataset, recipe: Recipe, assignment: np.ndarray | None, budget: Budget) -> None:
     if vlm.pooling == "crop":
         came = f"{vlm.name} with pooling='crop'"
-        raise ValueError(f"initial_vlm: training needs a ResNet tower with early or late regions, got {came}")
+        raise ValueError(f"initial_vlm: training needs regions from the image's own features, got {came}")
     if len(dataset) == 0:
         raise ValueError("dataset: expected at least one image, got none")
     n_regions = len(dataset.boxes)
@@ -99,7 +98,7 @@ def _check(vlm: VLM, dataset: Dataset, recipe: Recipe, assignment: np.ndarray | 
     choice("batchnorm", budget.batchnorm, ("training", "frozen"))
     choice("trained", budget.trained, ("tower", "head", "pool"))
     choice("precision", budget.precision, ("float32", "bfloat16"))
-    choice("regions", recipe.regions or vlm.pooling, ("early", "late"))
+    choice("regions", recipe.regions or vlm.pooling, vlm.tower.poolings)
 
 
 @dataclass
@@ -152,6 +151,7 @@ class _Batches:
             features = self._encode(self.images[chosen]) if self.maps is None else self.maps[chosen]
         return Batch(
             vlm=self.vlm,
+            index=chosen,
             features=features,
             labels=self.labels[chosen],
             groups=torch.from_numpy(self.groups[images]).to(device) if told else None,
@@ -177,12 +177,10 @@ class _Batches:
 
     @torch.no_grad()
     def _locked_maps(self) -> torch.Tensor:
-        """layer3's maps of all images, (N, D3, H, W): where the trunk is locked, they are computed once."""
+        """The trunk's features of all images, (N, …): where the trunk is locked, they are computed once."""
         self.vlm.eval()
-        parts = self.images.split(256)
-        return torch.cat([self.vlm.trunk(self.vlm.prepare(part)) for part in parts]).contiguous(
-            memory_format=torch.channels_last
-        )
+        features = torch.cat([self.vlm.trunk(self.vlm.prepare(part)) for part in self.images.split(256)])
+        return features.contiguous(memory_format=torch.channels_last) if features.ndim == 4 else features
 
 
 def regions_of(images: np.ndarray, first_region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -61,9 +61,9 @@ def by_pull_of_fine_clusters(evaluation: Evaluation, seed: int = 0) -> RankedReg
     return by_pull(evaluation, fine_clustering(evaluation, seed))
 
 
-def fine_clustering(evaluation: Evaluation, seed: int = 0) -> Clustering:
-    """Sixteen clusters a class, or as many as there are regions."""
-    n_clusters = min(CLUSTERS_PER_CLASS * len(evaluation.class_names), len(evaluation.region_embeddings))
+def fine_clustering(evaluation: Evaluation, seed: int = 0, per_class: int = CLUSTERS_PER_CLASS) -> Clustering:
+    """So many clusters a class, or as many as there are regions."""
+    n_clusters = min(per_class * len(evaluation.class_names), len(evaluation.region_embeddings))
     if not n_clusters:
         none = np.empty(0, dtype=np.int64)
         return Clustering(none, none, evaluation.region_embeddings, {})
