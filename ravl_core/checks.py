@@ -93,6 +93,14 @@ def sorted_image_index(name: str, array: Any, n_images: int) -> np.ndarray:
     return array
 
 
+def images(name: str, array: Any) -> np.ndarray:
+    """Images (N, H, W, 3) of whole numbers 0 … 255: floats would be scaled once too often."""
+    array = np.asarray(array)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+        _refuse(name, "uint8 of shape (N, H, W, 3)", f"{array.dtype} of shape {array.shape}")
+    return array
+
+
 def truths(name: str, array: Any) -> np.ndarray:
     """A vector of booleans."""
     array = np.asarray(array)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ravl_core import checks
 from ravl_core.progress import track
-from ravl_core.proposals import Boxes, _checked
+from ravl_core.proposals import Boxes
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def detector_boxes(
     ----------
     S. Ren et al., "Faster R-CNN: Towards real-time object detection with region proposal networks", NeurIPS 2015.
     """
-    images = _checked(images)
+    images = checks.images("images", images)
     checks.whole_number("most", most, 1)
     checks.number("smallest", smallest, 0, 1)
     detector = (_coco_detector() if detector is None else _checked_detector(detector)).eval().to(device)

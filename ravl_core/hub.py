@@ -77,7 +77,7 @@ def tokenizer_source(repository: str, model: str) -> str:
 def _require(url: str, model: str, cache: str | Path) -> None:
     """Raise ConnectionError unless the host of `url` answers."""
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
-    if failure := "HF_HUB_OFFLINE forbids to ask for it" if offline else _failure(url):
+    if failure := "HF_HUB_OFFLINE forbids to ask for it" if offline else why_unreachable(url):
         host = url.split("/")[2]
         raise ConnectionError(
             f"{model}: not in the cache {cache}, and not to be had from {host}: {failure}. Load it once where there is "
@@ -86,7 +86,7 @@ def _require(url: str, model: str, cache: str | Path) -> None:
         )
 
 
-def _failure(url: str) -> str | None:
+def why_unreachable(url: str) -> str | None:
     """Why a host does not answer, or None if it does, whatever it says."""
     outcome = [f"no answer in {PATIENCE:g} s"]
 

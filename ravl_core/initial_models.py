@@ -24,6 +24,7 @@ SHIPPED = {"rn-mini": Pretraining()}
 MADE = {
     "digits": Pretraining("digits", steps=300, competence=0.5),
     "photos": Pretraining("photos", steps=300, competence=0.5, learning_rate=1e-3, names_all=True),
+    "habitats": Pretraining("habitats", steps=300, competence=0.8, learning_rate=5e-4, n_images=2000),
     "mnist": Pretraining("mnist", steps=300, competence=0.5),
     "fashion_mnist": Pretraining("fashion_mnist", steps=300, competence=0.5),
     "coco_objects": Pretraining(

@@ -1,4 +1,4 @@
-"""The losses of fine-tuning: CLIP's, and RaVL's region-aware loss."""
+"""The losses of fine-tuning: CLIP's, the supervised contrastive loss, and RaVL's region-aware loss."""
 
 from dataclasses import dataclass
 
@@ -22,6 +22,68 @@ def clip_loss(
     logits = image_embeddings @ text_embeddings.T / temperature  # (B, B)
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class SupervisedContrastiveLoss(nn.Module):
+    """Each anchor is pulled towards all its positives at once, and pushed away from every other candidate.
+
+    For anchor i, `P(i)` are its positives and `A(i)` all other anchors and all negatives:
+
+        L_out^i = -1/|P(i)| Σ_{p in P(i)} log( exp(z_i·z_p / τ) / Σ_{a in A(i)} exp(z_i·z_a / τ) )
+        L_in^i = -log( 1/|P(i)| Σ_{p in P(i)} exp(z_i·z_p / τ) / Σ_{a in A(i)} exp(z_i·z_a / τ) )
+
+    L_in is never above L_out. With one positive each the two are equal.
+
+    Parameters
+    ----------
+    temperature : τ.
+    form : "out" for L_out, "in" for L_in.
+
+    Source: Khosla et al. 2020. Their code scales by τ / 0.07, which is left out, and counts an anchor without positives
+    as 0, where here it leaves the mean.
+    """
+
+    def __init__(self, temperature: float = TEMPERATURE, form: str = "out"):
+        super().__init__()
+        self.temperature = temperature
+        self.form = choice("form", form, ("out", "in"))
+
+    def forward(
+        self, embeddings: torch.Tensor, positives: torch.Tensor, negatives: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The mean over anchors that have a positive, a scalar; without any it is zero, with a gradient of zero.
+
+        Parameters
+        ----------
+        embeddings : (A, D) unit embeddings of the anchors.
+        positives : (A, A) bool, which anchors are positives of the one in each row, for instance
+            `labels[:, None] == labels`; none is its own, whatever the diagonal says.
+        negatives : (K, D) unit embeddings that every anchor is pushed away from; they are no anchors.
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not belong together, or positives that are not booleans.
+        """
+        negatives = embeddings[:0] if negatives is None else negatives
+        _check_candidates(embeddings, positives, negatives)
+        itself = torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
+        has_positive = (positives & ~itself).any(dim=1)
+        if not has_positive.any():
+            return embeddings.sum() * 0
+        itself = itself[has_positive]
+        positives = positives[has_positive] & ~itself  # (V, A)
+        among_anchors = (embeddings[has_positive] @ embeddings.T / self.temperature).masked_fill(itself, -torch.inf)
+        against = embeddings[has_positive] @ negatives.T / self.temperature  # (V, K)
+        log_shares = torch.cat([among_anchors, against], dim=1).log_softmax(dim=1)
+        return -self._mean_log_shares(log_shares[:, : len(embeddings)], positives).mean()
+
+    def _mean_log_shares(self, log_shares, positives):
+        """The mean over positives of the logarithms, or the logarithm of the mean: (V,)."""
+        counts = positives.sum(dim=1, dtype=log_shares.dtype)
+        if self.form == "out":
+            return torch.where(positives, log_shares, 0).sum(dim=1) / counts
+        return log_shares.masked_fill(~positives, -torch.inf).logsumexp(dim=1) - counts.log()
 
 
 @dataclass(frozen=True)
@@ -131,6 +193,16 @@ def _logsumexp(values: torch.Tensor, dim: int) -> torch.Tensor:
     empty = (values == -torch.inf).all(dim=dim, keepdim=True)
     total = torch.logsumexp(values.masked_fill(empty, 0), dim=dim)
     return total.masked_fill(empty.squeeze(dim), -torch.inf)
+
+
+def _check_candidates(embeddings, positives, negatives):
+    if embeddings.ndim != 2 or negatives.ndim != 2 or embeddings.shape[1] != negatives.shape[1]:
+        came = f"{tuple(embeddings.shape)} and {tuple(negatives.shape)}"
+        raise ValueError(f"embeddings, negatives: expected (A, D) and (K, D), got {came}")
+    expected = (len(embeddings), len(embeddings))
+    if positives.shape != expected or positives.dtype != torch.bool:
+        came = f"{positives.dtype} of shape {tuple(positives.shape)}"
+        raise ValueError(f"positives: expected booleans of shape {expected}, got {came}")
 
 
 def _check_batch(region_embeddings, image_index, spurious, class_embeddings, labels):

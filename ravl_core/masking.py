@@ -14,7 +14,7 @@ from ravl_core import checks
 from ravl_core.domains.coverage import ranges
 from ravl_core.domains.dataset import Dataset
 from ravl_core.metrics import Interval, bootstrap_interval
-from ravl_core.vlm import VLM, _checked_images
+from ravl_core.vlm import VLM
 from ravl_core.zero_shot import class_embeddings, class_probabilities
 
 FILLS = ("surroundings", "blur", "mean")
@@ -52,7 +52,7 @@ def mask_regions(
         If an array has the wrong shape or type, a box is empty or reaches outside its image, or there is no such fill.
     """
     checks.choice("fill", fill, FILLS)
-    images = _checked_images(images)
+    images = checks.images("images", images)
     masked = images.copy()
     boxes = checks.boxes("boxes", boxes, width=masked.shape[2], height=masked.shape[1])
     image_index = checks.integers("image_index", image_index, 0, len(masked) - 1)

@@ -19,7 +19,7 @@ Boxes = tuple[np.ndarray, np.ndarray]  # (M, 4) float32 and the image of each, (
 
 def grid(images: np.ndarray, rows: int, columns: int) -> Boxes:
     """Equal cells, the same for each image, row by row: `ravl_core.regions.grid_boxes` for images (N, H, W, 3)."""
-    return grid_boxes(*_checked(images).shape[:3], rows, columns)
+    return grid_boxes(*checks.images("images", images).shape[:3], rows, columns)
 
 
 def superpixels(images: np.ndarray, scale: float = 200.0, min_size: float = 0.02) -> Boxes:
@@ -52,7 +52,7 @@ def superpixels(images: np.ndarray, scale: float = 200.0, min_size: float = 0.02
     P. F. Felzenszwalb and D. P. Huttenlocher, "Efficient graph-based image segmentation", IJCV 59, 2004; the
     implementation is scikit-image's.
     """
-    images = _checked(images)
+    images = checks.images("images", images)
     if checks.number("scale", scale, 0) == 0:
         raise ValueError("scale: expected a number above 0, got 0")
     n_pixels = max(1, round(checks.number("min_size", min_size, 0, 1) * images[:1, ..., 0].size))
@@ -70,13 +70,6 @@ def _segment_boxes(image: np.ndarray, scale: float, n_pixels: int) -> np.ndarray
     segments = felzenszwalb(image, scale=scale, sigma=0, min_size=n_pixels, channel_axis=-1)  # (H, W) from 0
     corners = [(x.start, y.start, x.stop, y.stop) for y, x in find_objects(segments + 1)]
     return np.unique(np.array(corners, dtype=np.float32), axis=0)
-
-
-def _checked(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images: expected uint8 of shape (N, H, W, 3), got {images.dtype} of shape {images.shape}")
-    return images
 
 
 PROPOSALS: dict[str, Callable[[np.ndarray], Boxes]] = {

@@ -39,7 +39,7 @@ def record_path(folder: Path | str, arguments: Mapping) -> Path:
     The order of the keys and the kind of sequence do not matter. Raises ValueError for an argument that is not
     finite or that JSON cannot hold.
     """
-    return Path(folder) / f"{_hash(_plain(arguments, 'arguments', finite=True))}.json"
+    return Path(folder) / f"{_hash(plain(arguments, 'arguments', finite=True))}.json"
 
 
 def save_record(
@@ -56,12 +56,12 @@ def save_record(
     Raises ValueError, and writes nothing, for values that JSON cannot hold; OSError when the disk refuses.
     """
     record = {
-        "arguments": _plain(arguments, "arguments", finite=True),
-        "metrics": _plain(metrics, "metrics", finite=False),
+        "arguments": plain(arguments, "arguments", finite=True),
+        "metrics": plain(metrics, "metrics", finite=False),
         "versions": {**package_versions(), "code": code_version},
         "device": str(device),
         "times": {
-            "seconds": _plain(seconds or {}, "seconds", finite=True),
+            "seconds": plain(seconds or {}, "seconds", finite=True),
             # The kind of machine, not its name: records are published.
             "host": f"{platform.system()} {platform.machine()}, {cpu_count()} cores",
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,7 +132,7 @@ def _sources(module: str) -> list[tuple[str, bytes]]:
     return [(path.relative_to(folder).as_posix(), path.read_bytes()) for path in sorted(folder.rglob("*.py"))]
 
 
-def _plain(value: object, where: str, finite: bool) -> object:
+def plain(value: object, where: str, finite: bool) -> object:
     """`value` in JSON's own types; NumPy's scalars and arrays become numbers and lists."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -140,9 +140,9 @@ def _plain(value: object, where: str, finite: bool) -> object:
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
             raise ValueError(f"{where}: expected names as keys, got {wrong[0]!r}")
-        return {key: _plain(item, f"{where}[{key!r}]", finite) for key, item in value.items()}
+        return {key: plain(item, f"{where}[{key!r}]", finite) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{i}]", finite) for i, item in enumerate(value)]
+        return [plain(item, f"{where}[{i}]", finite) for i, item in enumerate(value)]
     if isinstance(value, float) and not math.isfinite(value):
         if finite:
             raise ValueError(f"{where}: expected a finite number, got {value}")

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from ravl_core.checks import choice
 from ravl_core.closed_loop import look_again, same_cluster
 from ravl_core.discovery import Discovery, assign_regions, discover, regions_in_clusters
+from ravl_core.domains.dataset import Dataset
 from ravl_core.fine_tuned import FineTuned, measure, setting_data
 from ravl_core.groups import performance, without_regions
 from ravl_core.kmedoids import Clustering
@@ -143,7 +145,8 @@ def _trained(diagnosed: Diagnosed, repair: Repair, assignment: np.ndarray) -> tu
     rate = repair.learning_rate or diagnosed.budget.learning_rate
     budget, seed = replace(diagnosed.budget, learning_rate=rate), diagnosed.setting.seed
     finetuning = setting_data(diagnosed.setting).finetuning
-    return mitigate(start, finetuning, assignment, repair.recipe, budget, seed, **repair.options)
+    guided = {"descriptions": words_of_boxes(finetuning)} if repair.recipe == "language_guided" else {}
+    return mitigate(start, finetuning, assignment, repair.recipe, budget, seed, **guided | repair.options)
 
 
 def _found_again(diagnosed: Diagnosed, vlm: VLM) -> np.ndarray:
@@ -197,3 +200,24 @@ def agreement(assignment: np.ndarray, truth: np.ndarray) -> dict:
         "assignment_recall": float(assignment[truth].mean()) if truth.any() else None,
         "assignment_precision": float(truth[assignment].mean()) if assignment.any() else None,
     }
+
+
+class Words(NamedTuple):
+    """What language-guided repair is told of one image."""
+
+    objects: tuple[str, ...]
+    background: tuple[str, ...]
+
+
+def words_of_boxes(data: Dataset) -> tuple[Words, ...]:
+    """The words for each image (N,) where no teacher looks: its class, and what else its boxes are called, each once.
+
+    An image without other named boxes has a plain background.
+    """
+    classes = [data.class_names[label] for label in data.labels]
+    others = [{} for _ in classes]  # names in the order of boxes
+    for name, image in zip(data.box_names or [""] * len(data.boxes), data.image_index, strict=True):
+        if name not in ("", classes[image]):
+            others[image][name] = None
+    plain = ("plain background",)
+    return tuple(Words((name,), tuple(behind) or plain) for name, behind in zip(classes, others, strict=True))

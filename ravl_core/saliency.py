@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from ravl_core import checks
-from ravl_core.vlm import VLM, _checked_images, _to_channels_first, attention_pool
+from ravl_core.vlm import VLM, _to_channels_first, attention_pool
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4")
 
@@ -60,7 +60,7 @@ def gradient_map(
     checks.choice("layer", layer, LAYERS)
     if not vlm.has_feature_map:
         raise ValueError(f"vlm: expected an image tower that is one of CLIP's ResNets, got {vlm.name}")
-    images, directions = _checked_images(images), checks.numbers("class_embeddings", class_embeddings, 2)
+    images, directions = checks.images("images", images), checks.numbers("class_embeddings", class_embeddings, 2)
     classes = checks.class_indices("classes", classes, len(directions))
     checks.same_length(images=images, classes=classes)
     if directions.shape[1] != vlm.embedding_size:

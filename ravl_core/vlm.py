@@ -104,7 +104,7 @@ class VLM(nn.Module):
             Images of another shape or type: floats would be scaled once too often.
         """
         self.eval()
-        images = _checked_images(images)
+        images = checks.images("images", images)
         batches = (_to_channels_first(images[i : i + batch_size]) for i in range(0, len(images), batch_size))
         return _stack([self._embed_images(self.prepare(batch)) for batch in batches], self.embedding_size)
 
@@ -129,7 +129,7 @@ class VLM(nn.Module):
         ValueError
             Arrays of another shape, type or order, or a box that is empty or reaches outside its image.
         """
-        images = _checked_images(images)
+        images = checks.images("images", images)
         boxes = checks.boxes("boxes", boxes, width=images.shape[2], height=images.shape[1])
         image_index = checks.sorted_image_index("image_index", image_index, len(images))
         checks.same_length(boxes=boxes, image_index=image_index)
@@ -180,13 +180,6 @@ def crop_regions(images: np.ndarray, boxes: np.ndarray, image_index: np.ndarray,
     for region, (box, image) in enumerate(zip(boxes, image_index, strict=True)):
         crops[region] = Image.fromarray(images[image]).resize((size, size), Image.Resampling.BILINEAR, box=tuple(box))
     return crops
-
-
-def _checked_images(images: np.ndarray) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(f"images: expected uint8 of shape (N, H, W, 3), got {images.dtype} of shape {images.shape}")
-    return images
 
 
 def _to_channels_first(images: np.ndarray) -> torch.Tensor:

@@ -13,7 +13,7 @@ from ravl_core.profiles import PROFILES, profile
 from ravl_core.randomness import stream
 from ravl_core.records import record_path
 from ravl_core.repair_rows import CHOOSE_SEEDS, CHOSEN_IDEAS, IDEAS, REPAIRED_SEEDS, SEARCH_SEEDS, TOWER_SEEDS
-from ravl_core.repairs import Repair
+from ravl_core.repairs import Repair, Words
 from ravl_core.settings import plant_correlation
 
 SIZES = ("n_finetuning", "n_val", "n_test")
@@ -222,7 +222,8 @@ def test_every_setting_that_is_repaired_has_a_standard_row_and_names_tell_its_ro
 def test_every_row_can_be_run_and_is_told_the_feature_where_it_needs_a_name(chosen, kind):
     for task in grid(chosen, kind):
         for repair in task.repairs:
-            RECIPES[repair.recipe](**repair.options)
+            images = {"descriptions": [Words(("hat",), ())]} if repair.recipe == "language_guided" else {}
+            RECIPES[repair.recipe](**repair.options, **images)
             asks = repair.recipe == "spurious_aware"
             assert repair.options.get("feature") == (task.setting.feature if asks else None)
 

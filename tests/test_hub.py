@@ -24,7 +24,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(hub, "_failure", lambda url: pytest.fail(f"asked {url}"))
+    monkeypatch.setattr(hub, "why_unreachable", lambda url: pytest.fail(f"asked {url}"))
     return tmp_path / "hub"
 
 
@@ -87,7 +87,7 @@ def test_a_tag_may_name_its_file_and_safetensors_are_preferred(cache):
 def test_a_tag_with_an_address_has_a_cache_too(cache, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     asked = []
-    monkeypatch.setattr(hub, "_failure", lambda url: asked.append(url) or "no route")
+    monkeypatch.setattr(hub, "why_unreachable", lambda url: asked.append(url) or "no route")
     tag = {"url": "https://example.org/there/RN50.pt"}
     with pytest.raises(ConnectionError, match=r"it: not in the cache .*clip, .* from example.org: no route"):
         hub.tag_file(tag, "it")
@@ -102,7 +102,7 @@ def test_a_tokenizer_is_loaded_from_its_folder_in_the_cache(cache, monkeypatch):
         weights=weights_of(tiny_clip()))  # fmt: skip
     made = []
     monkeypatch.setattr(open_clip.tokenizer, "HFTokenizer", lambda source, **options: made.append((source, options)))
-    monkeypatch.setattr(hub, "_failure", lambda url: "no route")
+    monkeypatch.setattr(hub, "why_unreachable", lambda url: "no route")
     with pytest.raises(ConnectionError, match="the tokenizer of hf-hub:some/model: not in the cache"):
         load_vlm("hf-hub:some/model")
     folder = put(cache, "some/words", words=lambda folder: (folder / "tokenizer_config.json").touch())
@@ -111,7 +111,7 @@ def test_a_tokenizer_is_loaded_from_its_folder_in_the_cache(cache, monkeypatch):
     saved = save_vlm(load_vlm("hf-hub:some/model"), cache.with_name("saved"))
     monkeypatch.setattr(open_clip.factory, "HFTokenizer", lambda source, **options: made.append(source))
     assert load_vlm(f"local-dir:{saved}").name == "hf-hub:some/model" and made[-1] == saved
-    monkeypatch.setattr(hub, "_failure", lambda url: None)
+    monkeypatch.setattr(hub, "why_unreachable", lambda url: None)
     assert hub.tokenizer_source("other/words", "it") == "other/words"
 
 
@@ -128,14 +128,14 @@ def test_offline_nothing_is_asked(cache, monkeypatch, name, pretrained):
 @pytest.mark.parametrize("name, pretrained", [("hf-hub:some/model", None), ("RN50-quickgelu", "openai")])
 def test_a_host_that_cannot_be_reached_is_named_with_what_helps(cache, monkeypatch, name, pretrained):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(hub, "_failure", FAILURE)
+    monkeypatch.setattr(hub, "why_unreachable", FAILURE)
     with pytest.raises(
         ConnectionError, match=f"{name}.*to be had from 127.0.0.1:9: .*HF_HOME.*local-dir:path.*pretrained=path"
     ):
         load_vlm(name, pretrained)
 
 
-FAILURE = hub._failure
+FAILURE = hub.why_unreachable
 
 
 def test_a_host_that_takes_the_call_and_says_nothing_is_given_up(monkeypatch):
@@ -179,7 +179,7 @@ def fetching(monkeypatch, tmp_path, there, error=ERRORS.EntryNotFoundError):
             raise error(name)
         return str(tmp_path / name)
 
-    monkeypatch.setattr(hub, "_failure", lambda url: None)
+    monkeypatch.setattr(hub, "why_unreachable", lambda url: None)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     return asked
 

@@ -1,6 +1,7 @@
 """Fine-tuning: what is trained, what stays, and that the objective is the formula."""
 
 from dataclasses import dataclass, field, fields, replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,11 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SHORT = Budget(epochs=2, batch_size=16, learning_rate=1e-3)
 ONE_BATCH = Budget(epochs=1, batch_size=24, learning_rate=1e-3, batchnorm="frozen")
 FROZEN = replace(SHORT, batchnorm="frozen")
-OPTIONS = {"spurious_aware": {"feature": "red rectangle"}}  # without which a recipe cannot be
+KEYWORDS = SimpleNamespace(objects=("digit",), background=("grey",))
+OPTIONS = {  # without which a recipe cannot be
+    "spurious_aware": {"feature": "red rectangle"},
+    "language_guided": {"descriptions": (KEYWORDS,) * 40},
+}
 LOCKED = ("visual.conv", "visual.bn", "visual.layer1", "visual.layer2", "visual.layer3")
 TEXT = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "logit_scale")
 
@@ -422,7 +427,8 @@ def test_texts_follow_their_projection_from_step_to_step(initial, data):
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"spurious_aware"}))
 def test_other_recipes_leave_the_text_tower_alone(initial, data, name):
-    tuned, _ = mitigate(initial, data, data.shows_feature, name, replace(SHORT, epochs=1))
+    options = OPTIONS.get(name, {})
+    tuned, _ = mitigate(initial, data, data.shows_feature, name, replace(SHORT, epochs=1), **options)
     assert same_weights(weights(tuned, *TEXT), weights(initial, *TEXT))
 
 

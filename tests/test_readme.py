@@ -11,6 +11,8 @@ from tiny import digits, tiny_vlm
 
 import ravl_core
 from ravl_core import discovery_summaries, discovery_tables, mitigation_summaries, summaries
+from ravl_core.audits.rates import trial_rates
+from ravl_core.language.summaries import changes as language_changes
 from ravl_core.mitigation import Budget, finetune
 from ravl_core.pretraining import uncorrelated_set
 from ravl_core.repair_text import changes_text
@@ -94,6 +96,26 @@ def test_the_sentences_on_certainty_are_those_of_the_reference_run():
     assert f"{', '.join(shares[:3])} and {shares[3]}" in words
 
 
+def test_the_rates_of_the_audit_are_those_of_the_reference_run():
+    rates, words = trial_rates(summaries.reference_table("audits")), " ".join(README.split())
+    wanted = {
+        ("learned", "the first finding is the planted feature"): "the first finding is the planted feature in",
+        ("learned", "… and hiding it counts (surroundings)"): "hiding it counts in",
+        ("nothing planted", "something is found"): "it finds something in",
+    }
+    for (among, what), start in wanted.items():
+        (row,) = rates[(rates.among == among) & (rates.what == what)].itertuples()
+        assert f"{start} {row.count} of {row.n} (95 % interval {row.low:.0%} to {row.high:.0%})" in words, what
+
+
+def test_what_is_said_of_language_guided_repair_is_of_the_reference_run():
+    changes = language_changes(summaries.reference_table("language")).set_index(["method", "figure"])
+    words = " ".join(README.split())
+    for figure, end in (("worst group", "points in the worst group"), ("overall", "overall")):
+        row = changes.loc[("language-guided", figure)]
+        assert f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}] {end}" in words
+
+
 def test_links_and_pictures_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     local = [target for target in targets if "://" not in target]
@@ -127,17 +149,22 @@ def test_the_ten_lines_run(monkeypatch, capsys):
     assert names["repaired"] is not names["tuned"]
 
 
-def test_the_audit_of_a_folder_runs(tmp_path, capsys):
+def test_the_audit_of_a_folder_runs(tmp_path, capsys, monkeypatch):
     (block,) = (block for block in code_blocks() if "rc.audit" in block)
     data = uncorrelated_set("digits", "val", 100, seed=0)
+    folder = tmp_path / "images"
     for label, name in ((3, "cat"), (5, "dog")):
-        (tmp_path / name).mkdir()
+        (folder / name).mkdir(parents=True)
         for at in np.flatnonzero(data.labels == label):
-            Image.fromarray(data.images[at]).save(tmp_path / name / f"{at}.png")
-    here = block.replace('"RN50-quickgelu", "path/to/folder"', f'"rn-mini", {str(tmp_path)!r}')
+            Image.fromarray(data.images[at]).save(folder / name / f"{at}.png")
+    here = block.replace('"RN50-quickgelu", "path/to/folder"', f'"rn-mini", {str(folder)!r}')
     assert here != block
+    monkeypatch.setenv("RAVL_PROGRESS", "off")
+    monkeypatch.chdir(tmp_path)
     exec(compile(here, "README.md", "exec"), {"rc": ravl_core})  # noqa: S102
-    assert capsys.readouterr().err == ""
+    out, err = capsys.readouterr()
+    assert "answered" in out or "No finding" in out
+    assert err == "" and (tmp_path / "report.html").stat().st_size > 5000
 
 
 def test_the_method_of_a_few_lines_ranks_regions():

@@ -21,7 +21,15 @@ from ravl_core.kmedoids import Clustering
 from ravl_core.masking import mask_effect
 from ravl_core.mitigation import Budget, History, mitigate
 from ravl_core.repair_rows import ORACLES, READINGS, REPORTED, ROWS
-from ravl_core.repairs import Repair, agreement, clusters_of_one_shortcut, diagnose, run_repairs, spurious_regions
+from ravl_core.repairs import (
+    Repair,
+    agreement,
+    clusters_of_one_shortcut,
+    diagnose,
+    run_repairs,
+    spurious_regions,
+    words_of_boxes,
+)
 from ravl_core.settings import Setting
 from ravl_core.significance import significant_clusters
 from ravl_core.slicing.ravl import fine_clustering
@@ -278,6 +286,25 @@ def test_training_starts_where_it_is_asked_to_at_the_rate_asked_for(run, trained
     expected = made.vlm if start == "fine-tuned" else load_vlm(setting.initial)
     assert (call.vlm is made.vlm) == (start == "fine-tuned")
     assert same_weights(weights(call.vlm), weights(expected))
+
+
+def test_language_guided_repair_is_told_what_boxes_are_called(run, trained, setting):
+    run(Repair("one", "language_guided"), Repair("two", "language_guided", {"form": "in"}), Repair("three", "standard"))
+    words = words_of_boxes(setting_data(setting).finetuning)
+    assert [call.options for call in trained] == [{"descriptions": words}, {"descriptions": words, "form": "in"}, {}]
+
+
+def test_words_are_the_class_and_the_names_of_other_boxes_each_once(setting):
+    data = setting_data(setting).finetuning
+    image_index = np.array([0, 0, 0, 0, 1, 2, 2])
+    own, other = (data.class_names[data.labels[image]] for image in (0, 2))
+    names = ("tree", own, "pond", "tree", "", other, "")
+    few = replace(data, labels=data.labels[:3], image_index=image_index, boxes=data.boxes[:7], box_names=names)
+    assert words_of_boxes(few)[0] == ((own,), ("tree", "pond"))
+    plain = [((data.class_names[label],), ("plain background",)) for label in few.labels]
+    assert list(words_of_boxes(few)[1:]) == plain[1:]
+    assert list(words_of_boxes(replace(few, box_names=None))) == plain
+    assert {"red rectangle"} in [set(one.background) for one in words_of_boxes(data)]
 
 
 def test_what_is_found_in_the_repaired_model_counts_in_a_second_round(run, trained, diagnosed, setting, monkeypatch):

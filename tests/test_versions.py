@@ -47,8 +47,9 @@ def covered(names, module):
 def test_the_version_of_fine_tuning_covers_all_that_it_needs():
     missing = {name for name in reached_from("fine_tuned") if not covered(versions.FINE_TUNING, name)}
     # the list of recipes, of which the standard one is used, and the others with what they alone need
-    others = "group_weights", "multimodal_loss", "ravl", "region_swaps", "spurious_aware", "swaps", "upsampled"
-    assert missing == {"mitigation", *(f"mitigation.{name}" for name in (*others, "vl_erm", "vl_gdro"))}
+    others = "gals", "group_weights", "language_guided", "multimodal_loss", "ravl", "region_swaps", "spurious_aware"
+    others += "swaps", "upsampled", "vl_erm", "vl_gdro"
+    assert missing == {"mitigation", *(f"mitigation.{name}" for name in others)}
 
 
 def test_the_standard_recipe_needs_nothing_of_the_others():

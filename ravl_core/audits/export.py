@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ravl_core.audits.result import Audit, AuditFinding
-from ravl_core.records import _plain, package_versions
+from ravl_core.records import package_versions, plain
 
 if TYPE_CHECKING:
     import pandas
@@ -114,7 +114,7 @@ def _csv(table: pandas.DataFrame) -> bytes:
 
 
 def _json(value: Mapping, indent: int | None = None) -> bytes:
-    text = json.dumps(_plain(value, "audit", finite=False), ensure_ascii=False, allow_nan=False, indent=indent)
+    text = json.dumps(plain(value, "audit", finite=False), ensure_ascii=False, allow_nan=False, indent=indent)
     return f"{text}\n".encode(errors="backslashreplace")
 
 

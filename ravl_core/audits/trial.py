@@ -1,5 +1,7 @@
 """An audit where the answer is known: a setting's fine-tuned model, its val set, and what was planted in it."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ravl_core.audits.candidates import candidates_of
@@ -21,7 +23,8 @@ def audit_trial(vlm: VLM, val: Dataset, evaluation: Evaluation, found: Discovery
     much more often the class is answered with it, and what hiding it does beyond hiding other regions (see
     `ravl_core.masking`), by each fill; intervals as estimate, low and high.
     """
-    told = find(vlm, val, evaluation, candidates_of(evaluation, found.clustering, seed), seed=seed)
+    alone = replace(val, sources=None)  # a user does not know which photographs composites were made of
+    told = find(vlm, alone, evaluation, candidates_of(evaluation, found.clustering, seed), seed=seed)
     return [_entry(finding, val.shows_feature) for finding in told]
 
 

@@ -12,6 +12,7 @@ from ravl_core.domains.dataset import Dataset, Domain
 _DOMAINS = {
     "digits": ("digits", "quadrants", "dataset"),
     "photos": ("photos", "composites", "coverage", "dataset"),
+    "habitats": ("habitats", "photos", "composites", "coverage", "proportions", "dataset"),
     "mnist": ("mnist", "digits", "quadrants", "files", "dataset"),
     "fashion_mnist": ("fashion_mnist", "mnist", "digits", "quadrants", "files", "dataset"),
     "coco_objects": ("coco_objects", "coco_folder", "composites", "coverage", "dataset"),

@@ -6,6 +6,7 @@ from ravl_core.figures.certainty import agreement, claims_per_model, null_histog
 from ravl_core.figures.clusters import embedding_map, silhouettes
 from ravl_core.figures.discovery import method_bars, power_curves, precision_panels
 from ravl_core.figures.images import composites, top_regions
+from ravl_core.figures.language import accuracy_by_method, accuracy_by_size
 from ravl_core.figures.looking import before_after_maps
 from ravl_core.figures.mitigation import forest, gain_against_cost, gain_by_condition
 from ravl_core.figures.overview import overview
@@ -15,6 +16,8 @@ from ravl_core.figures.swaps import swapped_pairs
 from ravl_core.figures.training import loss_curves
 
 __all__ = [
+    "accuracy_by_method",
+    "accuracy_by_size",
     "accuracy_with_without",
     "agreement",
     "before_after",

@@ -53,9 +53,9 @@ def class_accuracy(
     axes.hlines(rows, 0, 100, color=FAINT, linewidth=0.4)
     _dots(axes, rows - OFFSET, *sides[0], color=SPURIOUS, filled=True)
     _dots(axes, rows + OFFSET, *sides[1], color=INK, filled=False)
-    _name_dots(axes, sides[0][0][0], sides[1][0][0], names)
+    name_dots(axes, sides[0][0][0], sides[1][0][0], names)
     counts = [f"{n_in} | {n_out}" for n_in, n_out in zip(sides[0][1], sides[1][1], strict=True)]
-    _label_rows(axes, [class_names[label] for label in order], counts, int(np.flatnonzero(order == attribute)[0]))
+    label_rows(axes, [class_names[label] for label in order], counts, int(np.flatnonzero(order == attribute)[0]))
     axes.set_xlabel("zero-shot accuracy, %")
     return figure
 
@@ -76,14 +76,14 @@ def _dots(axes: Axes, rows: np.ndarray, accuracy: np.ndarray, count: np.ndarray,
     )
 
 
-def _name_dots(axes: Axes, with_cluster: float, without: float, names: tuple[str, str]) -> None:
+def name_dots(axes: Axes, with_cluster: float, without: float, names: tuple[str, str]) -> None:
     """Names of the two kinds of dots above the first row, on the sides on which its dots are."""
     sides = ("right", "left") if not with_cluster < without else ("left", "right")
     for name, dot, color, side in zip(names, "●○", (SPURIOUS, INK), sides, strict=True):
         axes.text(100 * (side == "right"), -0.5, f"{dot} {name}", fontsize=SMALL, color=color, ha=side, va="bottom")
 
 
-def _label_rows(axes: Axes, names: Sequence[str], counts: Sequence[str], bold: int) -> None:
+def label_rows(axes: Axes, names: Sequence[str], counts: Sequence[str], bold: int) -> None:
     """Classes on the left and numbers of images on the right; the axis ends at the last row."""
     axes.set(xlim=(-2, 102), ylim=(len(names) - 0.5, -0.5), yticks=range(len(names)), yticklabels=names)
     for tick in axes.get_yticklabels()[bold : bold + 1]:  # none where a panel to the left names the rows
@@ -130,7 +130,7 @@ def before_after(
     for column, (axes, side) in enumerate(zip(panels, ("without", "with"), strict=True)):
         count = groups_before.count[:, column]
         _change_of_groups(axes, *(groups.accuracy[:, column] for groups in both), count)
-        _label_rows(axes, class_names, [str(n) for n in count], attribute)
+        label_rows(axes, class_names, [str(n) for n in count], attribute)
         axes.set_title(f"{side} {feature}", pad=14)
         axes.set_xlabel("accuracy, %")
     worst = [f"{name}: worst group {groups.worst_group:.0%}" for groups, name in zip(both, names, strict=True)]

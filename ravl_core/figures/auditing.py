@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ravl_core.figures.accuracy import OFFSET, ROW, _label_rows, _name_dots
+from ravl_core.figures.accuracy import OFFSET, ROW, label_rows, name_dots
 from ravl_core.figures.images import top_regions
 from ravl_core.figures.style import COLUMN, FAINT, INK, MUTED, SMALL, SPURIOUS, styled
 
@@ -39,9 +39,9 @@ def accuracy_with_without(finding: AuditFinding) -> Figure:
         columns = [f"accuracy_{side}", f"accuracy_{side}_low", f"accuracy_{side}_high"]
         _dots(axes, rows + shift, table[columns].to_numpy(dtype=float), color, filled=side == "in")
     first = table.iloc[0]
-    _name_dots(axes, first.accuracy_in, first.accuracy_out, ("with the finding", "without"))
+    name_dots(axes, first.accuracy_in, first.accuracy_out, ("with the finding", "without"))
     counts = [f"{n_in} | {n_out}" for n_in, n_out in zip(table.n_in, table.n_out, strict=True)]
-    _label_rows(axes, list(table["class"]), counts, list(table["class"]).index(finding.attribute_name))
+    label_rows(axes, list(table["class"]), counts, list(table["class"]).index(finding.attribute_name))
     axes.set_xlabel("zero-shot accuracy, %")
     return figure
 

@@ -6,7 +6,17 @@ import numpy as np
 
 from ravl_core.checks import choice
 from ravl_core.domains.dataset import Dataset
-from ravl_core.mitigation import ravl, spurious_aware, standard, swaps, upsampled, vl_erm, vl_gdro
+from ravl_core.mitigation import (
+    gals,
+    language_guided,
+    ravl,
+    spurious_aware,
+    standard,
+    swaps,
+    upsampled,
+    vl_erm,
+    vl_gdro,
+)
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.mitigation.training import History, finetune
 from ravl_core.vlm import VLM
@@ -21,6 +31,8 @@ RECIPES = {
     "spurious_aware": spurious_aware.SpuriousAware,
     "ravl": ravl.RegionAware,
     "swaps": swaps.Swaps,
+    "language_guided": language_guided.LanguageGuided,
+    "gals": gals.GALS,
 }
 
 
@@ -37,8 +49,8 @@ def mitigate(
 
     Parameters
     ----------
-    assignment : (M,) bool, which fine-tuning regions are spurious, from `assign_regions`; every recipe but "standard"
-        and "vl_erm" needs it, for its regions or for its groups.
+    assignment : (M,) bool, which fine-tuning regions are spurious, from `assign_regions`; every recipe but "standard",
+        "vl_erm", "language_guided" and "gals" needs it, for its regions or for its groups.
     recipe : a name in `RECIPES`; `options` go to it (for "ravl": `clip_weight`, `labels_in_batch`, …).
     budget : how long, in which batches and steps; equal for recipes that are to be compared.
 

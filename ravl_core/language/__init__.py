@@ -1,0 +1,1 @@
+"""Language about single images: what teachers say of the object and, apart from it, of the background."""
