@@ -76,6 +76,18 @@ def test_the_sentence_holds_the_numbers(audited):
     assert f"{100 * first.mask.others.effect.probability.estimate:+.0f} points" in sentence
 
 
+def test_a_sentence_says_where_hiding_does_not_take_the_answer_away(audited):
+    first = audited.findings[0]
+    assert "do not draw it" not in first.sentence
+    effect = replace(first.mask.others.effect, probability=first.chosen)  # an interval above zero
+    others = replace(first.mask.others, beyond_control=effect)
+    shown = {fill: replace(mask, others=others) for fill, mask in first.masks.items()}
+    assert replace(first, masks=shown).sentence.endswith("so the regions go with the answer, but do not draw it.")
+    two = replace(audited, findings=(first, first))
+    assert two.sentences[0] == first.sentence and two.sentences[1].startswith(first.sentence)
+    assert "Tested among images that agree on the findings before it" in two.sentences[1]
+
+
 def test_the_audit_holds_what_stage_1_says_and_how_to_run_it_again(audited, leaning):
     again = rc.discover(audited.evaluation)
     assert [one.cluster for one in audited.discovery.findings] == [one.cluster for one in again.findings]

@@ -106,7 +106,9 @@ class Audit:
     @property
     def sentences(self) -> tuple[str, ...]:
         """Each finding in words, the first one first; where there is none, one sentence that says what that means."""
-        return tuple(finding.sentence for finding in self.findings) or (self._nothing(),)
+        later = " (Tested among images that agree on the findings before it; the shares are of all images.)"
+        told = [finding.sentence + later * (at > 0) for at, finding in enumerate(self.findings)]
+        return tuple(told) or (self._nothing(),)
 
     def _nothing(self) -> str:
         """What it means that there is no finding."""
@@ -142,4 +144,4 @@ def _sentence(finding: AuditFinding) -> str:
         f"{100 * beyond.estimate:+.0f} [{100 * beyond.low:+.0f}, {100 * beyond.high:+.0f}] of it beyond what hiding "
         "other regions of the images does"
     )
-    return f"{text}." if finding.confirmed else f"{text}: so the regions go with the answer, but do not draw it."
+    return f"{text}." if beyond.high < 0 else f"{text}: so the regions go with the answer, but do not draw it."
