@@ -50,7 +50,7 @@ def made_up_truths(evaluation, seed=0):
 
 def plain(value):
     """As a record holds it, which has to be all that there is to know: no NaN became None on the way."""
-    held = json.loads(json.dumps(records._plain(value, "metrics", finite=True), allow_nan=False))
+    held = json.loads(json.dumps(records.plain(value, "metrics", finite=True), allow_nan=False))
     assert held == json.loads(json.dumps(value, allow_nan=False))  # types of NumPy would not get through
     return held
 
@@ -196,7 +196,7 @@ def test_whatever_comes_gives_plain_values(case):
     found = discover(evaluation)
     for look in (compare, by_size):
         plain(look(evaluation, truths, found))
-    inferred = records._plain(inference(evaluation, truths, found), "metrics", finite=False)
+    inferred = records.plain(inference(evaluation, truths, found), "metrics", finite=False)
     json.dumps(inferred, allow_nan=False)
     assert inferred["first"] is None or found.findings
 
