@@ -209,9 +209,9 @@ def test_a_files_name_that_is_no_utf8_is_shown_not_fatal(tmp_path):
 
 def test_every_sentence_leads_to_its_finding(audit, page):
     assert "In one sentence each" in page.text
-    for number, sentence in enumerate(audit.sentences, start=1):
+    for number, (sentence, finding) in enumerate(zip(audit.sentences, audit.findings, strict=True), start=1):
         assert f"{sentence} See finding {number}" in page.text
-        assert page.text.count(sentence) == 2
+        assert page.text.count(finding.sentence) == 2  # in the list, and at the head of its finding
         assert any(attributes.get("id") == f"finding-{number}" for attributes, _ in page.of("section"))
 
 

@@ -15,6 +15,7 @@ from ravl_core.figures.style import LARGE, MUTED, SMALL, SPURIOUS, TEXT, bare, s
 
 COLUMNS = 5
 GAP = 0.06  # between the images of a page, as a share of an image
+WIDEST_IMAGE = 1.4  # inches, where there are few classes
 
 
 @styled
@@ -106,8 +107,9 @@ def composites(dataset: Dataset, n: int = 2, seed: int = 0, feature: str = "the 
         raise ValueError("dataset: expected to know in which images the feature is, got feature_present None")
     random = np.random.default_rng(seed)
     pages = [_page(dataset, dataset.feature_present == present, n, random) for present in (False, True)]
-    height = TEXT * 0.93 * pages[0].shape[0] / pages[0].shape[1]
-    figure, panels = plt.subplots(2, 1, figsize=(TEXT, 2 * height + 0.36), sharex=True)
+    width = min(TEXT, WIDEST_IMAGE * dataset.n_classes)
+    height = width * 0.93 * pages[0].shape[0] / pages[0].shape[1]
+    figure, panels = plt.subplots(2, 1, figsize=(width, 2 * height + 0.36), sharex=True)
     for axes, page, side in zip(panels, pages, ("without", "with"), strict=True):
         bare(axes).imshow(page, interpolation="nearest")
         axes.set_ylabel(f"{side}\n{feature}")
