@@ -1,6 +1,7 @@
 # make reproduce   every table and figure            (PROFILE=smoke|demo|full, else RAVL_PROFILE, else demo)
 # make test        the tests, then the notebooks
 # make lint        style
+# make site        notebooks and docstrings as pages, in site/
 # make setup       the environment alone; the others call it
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup reproduce test lint
+.PHONY: setup reproduce test lint site
 
 setup: $(INSTALLED)
 
@@ -31,3 +32,9 @@ test: setup
 
 lint: setup
 	$(PY) -m ruff check .
+
+# From scratch, so that no page of something that is gone stays behind.
+site: setup
+	rm -rf site
+	$(PY) -m ravl_core.site --out site
+	@echo "see site/index.html"

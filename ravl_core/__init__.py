@@ -19,6 +19,8 @@ _ROOMS = {
     "save_vlm": "checkpoints",
     "evaluate": "zero_shot",
     "Evaluation": "zero_shot",
+    "encode_to_disk": "shards",
+    "read_shards": "shards",
     "cluster_regions": "kmedoids",
     "Clustering": "kmedoids",
     "score_clusters": "discovery",

@@ -14,8 +14,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from ravl_core.audits.run import TEMPLATES, audit
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Audit, write the report and say what was found."""
@@ -35,12 +33,13 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(asked: argparse.Namespace, out: Path) -> None:
     from ravl_core.audits.export import export_audit
     from ravl_core.audits.report import write_report
+    from ravl_core.audits.run import TEMPLATES, audit
     from ravl_core.checkpoints import load_vlm
     from ravl_core.domains.own_images import count_notes
 
     vlm = load_vlm(asked.model, asked.pretrained, asked.device, asked.pooling)
     reading = {"columns": _pairs(asked.columns), "split": asked.split, "fit": asked.fit, "most": asked.most}
-    look = {"templates": tuple(asked.templates), "regions": asked.regions, "words": tuple(asked.words)}
+    look = {"templates": tuple(asked.templates or TEMPLATES), "regions": asked.regions, "words": tuple(asked.words)}
     look |= {"level": asked.level, "n_permutations": asked.permutations, "thorough": not asked.quick}
     done = audit(vlm, asked.images, asked.classes, seed=asked.seed, **look, **reading)
     export_audit(done, out, overwrite=asked.overwrite, parquet=asked.parquet)
@@ -103,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--fit", default="squash", help="squash: the whole image; centre: its central square")
     data.add_argument("--most", type=int, help="at most so many images, evenly over classes")
     look = parser.add_argument_group("what is asked")
-    look.add_argument("--templates", nargs="+", default=list(TEMPLATES), help="prompts with {} for the class")
+    look.add_argument("--templates", nargs="+", help="prompts with {} for the class; else those of `audit`")
     look.add_argument("--regions", help="quadrants, grid 3x3, superpixels, detector or boxes")
     look.add_argument("--words", nargs="+", default=[], help="names that a finding may be given")
     look.add_argument("--level", type=float, default=0.05, help="share of sound models in which something is found")
@@ -127,5 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     main()
 else:
+    from ravl_core.audits.run import audit
+
     # Imported, this file would hide the function `ravl_core.audit` behind a module of that name.
     sys.modules[__name__] = audit

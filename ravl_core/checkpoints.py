@@ -1,17 +1,18 @@
 """Loading and saving CLIP models, in open_clip's own formats and in those of published checkpoints."""
 
-import difflib
 import json
 import logging
 import os
-import shutil
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ravl_core import _torchvision, hub
+from ravl_core.atomic import folder_at_once
+from ravl_core.checks import made, nearest
 from ravl_core.paths import MINIATURES
 from ravl_core.vlm import VLM
 
@@ -50,14 +51,15 @@ def load_vlm(name: str, pretrained: str | None = None, device: str = "cpu", pool
     Raises
     ------
     ValueError
-        An unknown name (with the nearest match) or tag; a file that is damaged, holds more than tensors, or does not
-        fit the model; weights trained with another activation than the model's.
+        An unknown name (with the nearest match), tag or device; a file that is damaged, holds more than finite numbers,
+        or does not fit the model; weights trained with another activation than the model's.
     FileNotFoundError
         A folder or a repository that is not there or lacks the configuration or the weights.
     ConnectionError
         Weights that are not in the local cache and cannot be fetched; at once, not after a minute.
     """
-    source = _source(name, pretrained)
+    _check_device(device)
+    source = _source(str(name), pretrained)
     model_cfg = open_clip.get_model_config(source.model)
     tokenizer = _tokenizer(source, model_cfg["text_cfg"])  # before the work, because it may be out of reach
     clip = _build(source)
@@ -81,30 +83,40 @@ def save_vlm(vlm: VLM, folder: str | Path, dtype: torch.dtype = torch.float32) -
 
     Raises
     ------
+    ValueError
+        No model, or a type that holds no fractions.
     FileExistsError
         The folder is there already.
+    OSError
+        It cannot be written; the message names it.
     """
-    from safetensors.torch import save_file
-
+    made("vlm", vlm, "a model, see load_vlm", "clip")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"dtype: expected one of torch's floating-point types, got {dtype!r}")
     folder = Path(folder)
     if folder.exists():
         raise FileExistsError(f"folder: {folder} exists already; nothing was written")
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True)
     weights = {
-        key: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-        for key, value in vlm.clip.state_dict().items()
+        key: value.to(dtype) if value.is_floating_point() else value for key, value in vlm.clip.state_dict().items()
     }
-    try:
-        save_file(weights, unfinished / hub.WEIGHTS[0])
-        (unfinished / hub.CONFIGURATION).write_text(
-            json.dumps({**vlm.configuration, "name": vlm.name}, indent=1) + "\n"
-        )
+    with folder_at_once(folder) as unfinished:
+        save_weights(weights, unfinished / hub.WEIGHTS[0])
+        configuration = json.dumps({**vlm.configuration, "name": vlm.name}, indent=1)
+        (unfinished / hub.CONFIGURATION).write_text(configuration + "\n")
         if hasattr(vlm.tokenizer, "save_pretrained"):
             vlm.tokenizer.save_pretrained(unfinished)
-        return unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def save_weights(weights: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write tensors by their names as safetensors; raises OSError, as for any other file, where that fails."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.parent}: the weights could not be written: {error}") from error
 
 
 def miniature_names() -> list[str]:
@@ -162,6 +174,14 @@ def _named_source(name: str, pretrained: str | None) -> _Source:
     raise ValueError(f"pretrained: {pretrained!r} is neither a file nor a tag of {name} (its tags: {tags})")
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch has one each for unknown, absent and no word
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device: expected one that torch can use here, got {device!r}: {reason}") from error
+
+
 def _check_name(name: str) -> None:
     known = [*miniature_names(), *open_clip.list_models()]
     if name in known:
@@ -171,9 +191,7 @@ def _check_name(name: str) -> None:
     if os.path.isfile(name) or Path(name).suffix in SUFFIXES:
         how = f"name the model, too: load_vlm('RN50-quickgelu', pretrained={name!r})"
         raise ValueError(f"name: {name!r} is a file of weights, which does not say of what model; {how}")
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"name: no model is called {name!r}{hint}")
+    raise ValueError(f"name: no model is called {name!r}{nearest(name, known)}")
 
 
 def _check_activation(name: str, quick: bool, weights: str) -> None:
@@ -221,6 +239,8 @@ def _load_weights(clip: torch.nn.Module, source: _Source) -> None:
     state = open_clip.convert.convert_state_dict(clip, state)
     if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
         state = open_clip.model.convert_to_custom_text_state_dict(state)
+    if broken := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ValueError(f"{source.weights}: expected finite weights, got others in {', '.join(broken[:3])}")
     expected = clip.state_dict()
     for key in {"logit_scale", "logit_bias"} & state.keys() & expected.keys():
         state[key] = state[key].reshape(expected[key].shape)  # a number, or an array of one

@@ -25,10 +25,23 @@ def _describe(array: np.ndarray) -> str:
     return f"shape {array.shape} and dtype {array.dtype}"
 
 
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Whatever NumPy makes an array of."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors with a gradient, or on a GPU
+        raise ValueError(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
+
+
+def own(array: np.ndarray) -> np.ndarray:
+    """The array as torch takes it, contiguous and writable; a copy only where it is not."""
+    return np.require(array, requirements=["C", "W"])
+
+
 def numbers(name: str, array: Any, n_dims: int, kinds: str = "iuf") -> np.ndarray:
     """Finite numbers of ``n_dims`` dimensions, of the NumPy dtype kinds ``kinds`` (no booleans, strings, objects)."""
-    array = np.asarray(array)
-    if array.shape == (0,) and "f" not in kinds:
+    array = as_array(name, array)
+    if array.shape == (0,) and "f" not in kinds and array.dtype.kind != "c":
         array = array.astype(np.int64)  # np.asarray([]) is an array of floats
     if array.dtype.kind not in kinds:
         wanted = "floating-point numbers" if kinds == "f" else "integers" if "f" not in kinds else "numbers"
@@ -95,15 +108,15 @@ def sorted_image_index(name: str, array: Any, n_images: int) -> np.ndarray:
 
 def images(name: str, array: Any) -> np.ndarray:
     """Images (N, H, W, 3) of whole numbers 0 … 255: floats would be scaled once too often."""
-    array = np.asarray(array)
-    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3:
+    array = as_array(name, array)
+    if array.dtype != np.uint8 or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape[1:]:
         _refuse(name, "uint8 of shape (N, H, W, 3)", f"{array.dtype} of shape {array.shape}")
     return array
 
 
 def truths(name: str, array: Any) -> np.ndarray:
     """A vector of booleans."""
-    array = np.asarray(array)
+    array = as_array(name, array)
     if array.shape == (0,):
         array = array.astype(bool)
     if array.dtype != bool or array.ndim != 1:
@@ -150,6 +163,13 @@ def whole_number(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
+def whole_numbers(name: str, values: Any, low: int) -> list[int]:
+    """Integers of ``low`` or more, in their order; of any iterable."""
+    if not isinstance(values, Iterable):
+        _refuse(name, "a sequence of integers", repr(values))
+    return [whole_number(name, value, low) for value in values]
+
+
 def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) -> float:
     """One number between ``low`` and ``high``, both included; not NaN."""
     real = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
@@ -158,11 +178,41 @@ def number(name: str, value: Any, low: float = -np.inf, high: float = np.inf) ->
     return float(value)
 
 
+def above_zero(name: str, value: Any) -> float:
+    """One finite number above 0."""
+    if (value := number(name, value, 0)) in (0, np.inf):
+        _refuse(name, "a finite number above 0", repr(value))
+    return value
+
+
+def words(name: str, values: Any, least: int = 0) -> tuple[str, ...]:
+    """At least so many strings, none of them empty."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        _refuse(name, "a list of strings", repr(values))
+    values = tuple(values)
+    wrong = [value for value in values if not (isinstance(value, str) and value.strip())]
+    if wrong:
+        _refuse(name, "strings that are not empty", repr(wrong[0]))
+    if len(values) < least:
+        _refuse(name, f"at least {least}", repr(list(values)))
+    return values
+
+
+def made(name: str, value: Any, expected: str, attribute: str) -> None:
+    """What another function has made, such as a model; told by an attribute that it has, so that a stand-in passes."""
+    if not hasattr(value, attribute):
+        _refuse(name, expected, f"{type(value).__name__} {value!r:.60}")
+
+
 def choice(name: str, value: Any, allowed: Iterable[str]) -> str:
     """One of a few words; the error names the nearest match."""
     allowed = list(allowed)
     if isinstance(value, str) and value in allowed:
         return value
-    near = get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}{hint}")
+    raise ValueError(f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}{nearest(value, allowed)}")
+
+
+def nearest(value: Any, allowed: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest one there is, or nothing."""
+    near = get_close_matches(str(value), list(allowed), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHOICES = ("first", "same attribute", "all")
 REGIONS_AT_A_TIME = 2**16
+LAST_CLUSTER = 2**20  # a row is made for every number below the highest
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,7 +223,7 @@ def score_clusters(
     Section 3 of the paper; ``identify`` in the authors' published code.
     """
     image_index, labels, image_probs, region_probs = _checked_arrays(image_index, labels, image_probs, region_probs)
-    cluster_labels = checks.integers("cluster_labels", cluster_labels, -1, np.iinfo(np.int32).max)
+    cluster_labels = checks.integers("cluster_labels", cluster_labels, -1, LAST_CLUSTER)
     checks.same_length(image_index=image_index, cluster_labels=cluster_labels)
     (n_images, n_classes), n_clusters = image_probs.shape, int(cluster_labels.max(initial=-1)) + 1
     predictions = image_probs.argmax(axis=1)  # (N,), the first class on ties

@@ -18,13 +18,16 @@ from ravl_core.records import package_versions
 
 PACKAGE = Path(__file__).parent
 DECISIVE = {".py", ".json", ".safetensors"}
+READERS = ("site.py", "website/")  # look at results and decide none
 
 
 def package_fingerprint() -> str:
     """A hash of this package's modules, model configurations and weights."""
     digest = hashlib.sha256()
     for path in sorted(path for path in PACKAGE.rglob("*") if path.suffix in DECISIVE):
-        digest.update(f"{path.relative_to(PACKAGE).as_posix()} {_hash_of_file(path)}\n".encode())
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(READERS):
+            digest.update(f"{name} {_hash_of_file(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -69,8 +72,21 @@ def mark_finished(notebook: Notebook, profile: Profile, fingerprint: str, second
     write_atomically(_stamp(notebook, profile), json.dumps(stamp, indent=1))
 
 
+def mark_begun(notebook: Notebook, profile: Profile) -> None:
+    """From now on the notebook is not finished, and `was_stopped` until its run ends."""
+    write_atomically(_stamp(notebook, profile), json.dumps({"begun": True}))
+
+
+def was_stopped(notebook: Notebook, profile: Profile) -> bool:
+    """Whether the last run was stopped before its end: by a kill, or by hand."""
+    try:
+        return "begun" in json.loads(_stamp(notebook, profile).read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def forget(notebook: Notebook, profile: Profile) -> None:
-    """From now on the notebook is not finished."""
+    """The run has ended, and the notebook is not finished."""
     _stamp(notebook, profile).unlink(missing_ok=True)
 
 

@@ -10,14 +10,14 @@ Discovery methods read it, so that one more method costs seconds and no fine-tun
 """
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
 
+from ravl_core.atomic import folder_at_once
 from ravl_core.domains.dataset import Dataset
 from ravl_core.mitigation.budget import Budget
 from ravl_core.records import record_path
@@ -36,24 +36,20 @@ def folder_of(keep: Path, setting: Setting, budget: Budget) -> Path:
 def save_kept(
     folder: Path, fine_tuned: VLM, val: Evaluation, truths: Mapping[str, np.ndarray], measured: dict, version: str
 ) -> Path:
-    """Write a folder under a temporary name and rename it; one that is there already is replaced.
+    """Write a folder, whole or not at all; one that is there already is replaced.
 
-    `truths` says what is where (see `truths_of`), `measured` is what JSON can hold, `version` that of the code.
+    `truths` says what is where (see `truths_of`), `measured` is what JSON can hold, `version` that of the code. Raises
+    OSError, which names the folder, where it cannot be written.
     """
-    from safetensors.torch import save_file
+    from ravl_core.checkpoints import save_weights
 
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True, exist_ok=True)
-    try:
-        tower = {name: value.contiguous() for name, value in fine_tuned.clip.visual.state_dict().items()}
-        save_file(tower, unfinished / "image_tower.safetensors")
-        arrays = {field.name: np.asarray(getattr(val, field.name)) for field in fields(val)}
-        np.savez(unfinished / "val.npz", **arrays, **truths)
-        (unfinished / "measured.json").write_text(json.dumps({"version": version, "measured": measured}))
-        shutil.rmtree(folder, ignore_errors=True)
-        return unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    arrays = {field.name: np.asarray(getattr(val, field.name)) for field in fields(val)}
+    with suppress(FileExistsError):  # made by another process meanwhile, with the same content
+        with folder_at_once(folder, replace=folder.exists()) as unfinished:
+            save_weights(fine_tuned.clip.visual.state_dict(), unfinished / "image_tower.safetensors")
+            np.savez(unfinished / "val.npz", **arrays, **truths)
+            (unfinished / "measured.json").write_text(json.dumps({"version": version, "measured": measured}))
+    return folder
 
 
 def truths_of(dataset: Dataset) -> dict[str, np.ndarray]:

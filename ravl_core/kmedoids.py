@@ -21,6 +21,7 @@ from ravl_core import checks
 
 MAX_ROUNDS = 300
 STARTS = ("spread", "uniform")
+ROUNDING = 1e-12  # silhouettes that are no further apart are equal: they are means of divisions
 BLOCK_ENTRIES = 2**19  # entries of the distance matrix that are widened to float64 at a time (4 MB: fits a cache)
 
 
@@ -83,39 +84,44 @@ def cluster_regions(
         If embeddings are no finite unit rows, a candidate is not a positive integer, or there is no such start.
     """
     checks.choice("start", start, STARTS)
+    seed = checks.whole_number("seed", seed, 0)
     embeddings = checks.unit_rows("region_embeddings", region_embeddings)
-    n_distinct = np.unique(_first_equals(embeddings)).size
-    candidates = [k for k in (checks.whole_number("candidates", k, 1) for k in candidates) if k < n_distinct]
-    if not candidates:
-        return _no_clusters(embeddings, {})
-    distances = cosine_distances(embeddings)
-    fits = [_alternate(distances, k, seed, start) for k in candidates]
-    scores = silhouettes(distances, [labels for labels, _ in fits])
+    n_distinct = np.unique(first_equals(embeddings)).size
+    candidates = [k for k in checks.whole_numbers("candidates", candidates, 1) if k < n_distinct]
+    distances = cosine_distances(embeddings) if candidates else np.empty((0, 0), dtype=np.float32)
+    fits = [_alternate(distances, medoids) for medoids in first_medoids(distances, candidates, seed, start)]
+    return best_fit(embeddings, candidates, fits, silhouettes(distances, [labels for labels, _ in fits]))
+
+
+def best_fit(
+    embeddings: np.ndarray, candidates: Sequence[int], fits: Sequence[tuple[np.ndarray, np.ndarray]], scores: np.ndarray
+) -> Clustering:
+    """The clustering by the first of the fits, (labels, medoids) each, with the highest silhouette above 0."""
     by_candidate = dict(zip(candidates, scores.tolist(), strict=True))
-    best = int(scores.argmax())  # the first one on ties
-    if scores[best] <= 0:
-        return _no_clusters(embeddings, by_candidate)
+    highest = scores.max(initial=0)
+    if highest <= ROUNDING:
+        nobody = np.empty(0, dtype=np.int64)
+        return Clustering(np.full(len(embeddings), -1, dtype=np.int64), nobody, embeddings[nobody], by_candidate)
+    best = int((scores >= highest - ROUNDING).argmax())  # the first one on ties
     labels, medoids = fits[best]
     return Clustering(labels, medoids, embeddings[medoids], by_candidate, candidates[best] - len(medoids))
 
 
-def _no_clusters(embeddings: np.ndarray, tried: dict[int, float]) -> Clustering:
-    nobody = np.empty(0, dtype=np.int64)
-    return Clustering(np.full(len(embeddings), -1, dtype=np.int64), nobody, embeddings[nobody], tried)
-
-
-def cosine_distances(embeddings: np.ndarray) -> np.ndarray:
+def cosine_distances(embeddings: np.ndarray, highest: float = 1) -> np.ndarray:
     """1 - cosine between all pairs of unit rows.
 
     Parameters
     ----------
     embeddings : float array (M, D)
         Unit rows.
+    highest : float
+        Larger distances are clipped to it. As in the published code, opposed rows are no farther apart than
+        orthogonal ones, which have distance 1, unless it is larger; 2 clips none.
 
     Returns
     -------
     float array (M, M)
-        Clipped to [0, 1]: 0 for equal rows, 1 for orthogonal *or opposed* ones. float64 for float64 embeddings,
+        In [0, highest], and 0 for equal rows. float64 for float64 embeddings,
         float32 otherwise. Equal embeddings have distance 0 and equal rows, to the last bit.
 
     Raises
@@ -127,13 +133,13 @@ def cosine_distances(embeddings: np.ndarray) -> np.ndarray:
     embeddings = np.ascontiguousarray(embeddings, dtype=np.promote_types(embeddings.dtype, np.float32))
     distances = embeddings @ embeddings.T  # (M, M), and in place from here on: this is the one large array
     np.subtract(1, distances, out=distances)
-    np.clip(distances, 0, 1, out=distances)
+    np.clip(distances, 0, highest, out=distances)
     np.fill_diagonal(distances, 0)
-    _equate(distances, _first_equals(embeddings))
+    _equate(distances, first_equals(embeddings))
     return distances
 
 
-def _first_equals(embeddings: np.ndarray) -> np.ndarray:
+def first_equals(embeddings: np.ndarray) -> np.ndarray:
     """For each row the first row that is equal to it, (M,)."""
     if len(embeddings) == 0:
         return np.empty(0, dtype=np.int64)
@@ -195,7 +201,8 @@ def k_medoids(distances: np.ndarray, k: int, seed: int = 0, start: str = "spread
     distances = _square(distances)
     if checks.whole_number("k", k, 1) > len(distances):
         raise ValueError(f"k: expected at most the number of regions, {len(distances)}, got {k}")
-    return _alternate(np.ascontiguousarray(distances), int(k), seed, start)
+    distances = np.ascontiguousarray(distances)
+    return _alternate(distances, first_medoids(distances, [int(k)], seed, start)[0])
 
 
 def _square(distances: np.ndarray) -> np.ndarray:
@@ -205,10 +212,8 @@ def _square(distances: np.ndarray) -> np.ndarray:
     return distances
 
 
-def _alternate(distances: np.ndarray, k: int, seed: int, start: str) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.RandomState(seed)
-    spread = start == "spread"
-    medoids = _spread_medoids(distances, k, random) if spread else random.choice(len(distances), k, replace=False)
+def _alternate(distances: np.ndarray, medoids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    k = len(medoids)
     stale = np.ones(k, dtype=bool)  # clusters whose members changed since their medoid was chosen
     labels = _nearest(distances, medoids)
     for _ in range(MAX_ROUNDS):
@@ -218,12 +223,28 @@ def _alternate(distances: np.ndarray, k: int, seed: int, start: str) -> tuple[np
         medoids, before, labels = moved, labels, _nearest(distances, moved)
         changed = before != labels
         stale = np.isin(np.arange(k), np.concatenate([before[changed], labels[changed]]))
-    return _drop_emptied(labels, medoids)
+    return drop_emptied(labels, medoids)
+
+
+def first_medoids(
+    distances: np.ndarray, candidates: Sequence[int], seed: int, start: str = "spread"
+) -> list[np.ndarray]:
+    """Medoids (k,) that each candidate starts with, drawn by a ``RandomState(seed)`` of its own."""
+    if start == "uniform":
+        return [np.random.RandomState(seed).choice(len(distances), k, replace=False) for k in candidates]
+    # Two candidates with the same number of trials draw the same medoids, as far as they go.
+    longest = {_n_trials(k): k for k in sorted(candidates)}
+    drawn = {n: _spread_medoids(distances, k, np.random.RandomState(seed)) for n, k in longest.items()}
+    return [drawn[_n_trials(k)][:k] for k in candidates]
+
+
+def _n_trials(k: int) -> int:
+    return 2 + int(np.log(k))
 
 
 def _spread_medoids(distances: np.ndarray, k: int, random: np.random.RandomState) -> np.ndarray:
     """Spread the medoids: draw a few candidates by squared distance, keep the one that lowers the potential most."""
-    n_regions, n_trials = len(distances), 2 + int(np.log(k))
+    n_regions, n_trials = len(distances), _n_trials(k)
     medoids = [random.randint(n_regions)]
     potential = distances[medoids[0]] ** 2  # (M,) squared distance to the nearest medoid so far
     while len(medoids) < k:
@@ -267,7 +288,8 @@ def _sums_among(distances: np.ndarray, members: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _drop_emptied(labels: np.ndarray, medoids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def drop_emptied(labels: np.ndarray, medoids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and medoids without the clusters that have no member."""
     occupied = np.bincount(labels, minlength=len(medoids)) > 0
     return (np.cumsum(occupied) - 1)[labels], medoids[occupied]
 
@@ -315,7 +337,7 @@ def silhouettes(distances: np.ndarray, labellings: Sequence[np.ndarray]) -> np.n
         block = np.ascontiguousarray(distances[rows].T, dtype=np.float64)  # (M, block)
         sums = np.split(memberships @ block, ends[:-1])  # one (K, block) each
         for i, labels in enumerate(labellings):
-            totals[i] += _silhouette_values(sums[i], labels[rows], counts[i]).sum()
+            totals[i] += silhouette_values(sums[i], labels[rows], counts[i]).sum()
     return totals / len(distances)
 
 
@@ -327,7 +349,7 @@ def _stacked_memberships(labellings: Sequence[np.ndarray], ends: np.ndarray) -> 
     return sparse.csr_matrix((np.ones(len(rows)), (rows, columns)), shape=(ends[-1], len(labellings[0])))
 
 
-def _silhouette_values(sums: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def silhouette_values(sums: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Silhouettes of a block of regions from their sums of distances to each cluster, sums (K, block)."""
     if np.count_nonzero(counts) < 2:
         return np.zeros(len(labels))

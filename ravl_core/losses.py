@@ -6,9 +6,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ravl_core.checks import choice
+from ravl_core.checks import above_zero, choice
 
 TEMPERATURE = 0.07  # of RaVL, for scores and for losses
+NAMES = ("region_embeddings", "image_index", "spurious", "class_embeddings", "labels")  # of the region-aware loss
 
 
 def clip_loss(
@@ -45,7 +46,7 @@ class SupervisedContrastiveLoss(nn.Module):
 
     def __init__(self, temperature: float = TEMPERATURE, form: str = "out"):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.form = choice("form", form, ("out", "in"))
 
     def forward(
@@ -119,7 +120,7 @@ class RegionAwareLoss(nn.Module):
 
     def __init__(self, temperature: float = TEMPERATURE, labels_in_batch: str = "samples"):
         super().__init__()
-        self.temperature = temperature
+        self.temperature = above_zero("temperature", temperature)
         self.labels_in_batch = choice("labels_in_batch", labels_in_batch, ("samples", "distinct"))
 
     def forward(
@@ -146,7 +147,7 @@ class RegionAwareLoss(nn.Module):
         Raises
         ------
         ValueError
-            Shapes that do not belong together, or an image or class index out of range.
+            No tensors, or types or shapes that do not belong together, or an image or class index out of range.
         """
         _check_batch(region_embeddings, image_index, spurious, class_embeddings, labels)
         logits = region_embeddings @ class_embeddings.T / self.temperature  # (M, C)
@@ -205,7 +206,20 @@ def _check_candidates(embeddings, positives, negatives):
         raise ValueError(f"positives: expected booleans of shape {expected}, got {came}")
 
 
+def _check_floats(region_embeddings, class_embeddings):
+    types = region_embeddings.dtype, class_embeddings.dtype
+    alike = types[0] == types[1] or torch.is_autocast_enabled(region_embeddings.device.type)
+    if not (alike and all(one.is_floating_point for one in types)):
+        came = " and ".join(map(str, types))
+        raise ValueError(f"region_embeddings, class_embeddings: expected the same floating-point type, got {came}")
+
+
 def _check_batch(region_embeddings, image_index, spurious, class_embeddings, labels):
+    given = region_embeddings, image_index, spurious, class_embeddings, labels
+    for name, value in zip(NAMES, given, strict=True):
+        if not torch.is_tensor(value):
+            raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
+    _check_floats(region_embeddings, class_embeddings)
     n_regions, n_images, n_classes = len(region_embeddings), len(labels), len(class_embeddings)
     sides = region_embeddings.shape, class_embeddings.shape
     if any(len(side) != 2 for side in sides) or sides[0][1] != sides[1][1]:

@@ -174,27 +174,38 @@ def bootstrap_interval(
     Raises
     ------
     ValueError
-        If there is no observation, or lengths disagree.
+        If there is no observation, the statistic gives no number, or lengths disagree.
 
     References
     ----------
     B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
-    values = np.asarray(values)
+    values = checks.as_array("values", values)
     if values.ndim == 0 or len(values) == 0:
         raise ValueError(f"values: expected at least one observation, got shape {values.shape}")
+    estimate = _estimate(statistic, values)
     if not 0 < checks.number("level", level, 0, 1) < 1:
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     n_resamples = checks.whole_number("n_resamples", n_resamples, 1)
     members = _group_members(np.arange(len(values)) if groups is None else groups, values)
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(checks.whole_number("seed", seed, 0))
     drawn = (random.integers(len(members), size=len(members)) for _ in range(n_resamples))
     if groups is None:
         statistics = [statistic(values[rows]) for rows in drawn]
     else:
         statistics = [statistic(values[np.concatenate([members[at] for at in chosen])]) for chosen in drawn]
     low, high = np.nanquantile(statistics, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(statistic(values)), float(low), float(high))
+    return Interval(estimate, float(low), float(high))
+
+
+def _estimate(statistic: Callable[[np.ndarray], float], values: np.ndarray) -> float:
+    if not callable(statistic):
+        raise ValueError(f"statistic: expected a function of an array, got {statistic!r}")
+    try:
+        return float(statistic(values))
+    except TypeError as error:
+        came = f"{values.dtype} of shape {values.shape}"
+        raise ValueError(f"statistic: expected one number of the values, which are {came}, got {error}") from error
 
 
 def wilson_interval(accuracy: np.ndarray, count: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -3,9 +3,10 @@
 The order of precedence is an explicit name (papermill's parameter), the environment variable RAVL_PROFILE, demo.
 """
 
-import difflib
 import os
 from dataclasses import dataclass
+
+from ravl_core.checks import nearest
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,4 @@ def profile(name: str | None = None) -> Profile:
     if chosen in PROFILES:
         return PROFILES[chosen]
     source = "profile" if name else "RAVL_PROFILE"
-    near = difflib.get_close_matches(chosen, PROFILES, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{source}: expected one of {', '.join(PROFILES)}, got {chosen!r}{hint}")
+    raise ValueError(f"{source}: expected one of {', '.join(PROFILES)}, got {chosen!r}{nearest(chosen, PROFILES)}")

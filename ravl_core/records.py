@@ -166,7 +166,7 @@ def _read(path: Path) -> dict | None:
             problem = "its checksum does not fit its content"
         elif path.stem != _hash(record["arguments"]):
             problem = "its name does not fit its arguments"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         problem = f"it cannot be read ({type(error).__name__})"
     if problem:
         warnings.warn(f"record {path.name} is treated as missing: {problem}", stacklevel=3)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ravl_core.checks import choice
+from ravl_core.checks import above_zero, choice, whole_number
 from ravl_core.closed_loop import look_again, same_cluster
 from ravl_core.discovery import Discovery, assign_regions, discover, regions_in_clusters
 from ravl_core.domains.dataset import Dataset
@@ -15,7 +15,7 @@ from ravl_core.fine_tuned import FineTuned, measure, setting_data
 from ravl_core.groups import performance, without_regions
 from ravl_core.kmedoids import Clustering
 from ravl_core.masking import mask_effect
-from ravl_core.mitigation import History, mitigate
+from ravl_core.mitigation import RECIPES, History, mitigate
 from ravl_core.mitigation.budget import Budget
 from ravl_core.mitigation.selection import worst_group_on_val
 from ravl_core.pretraining import initial_vlm
@@ -61,6 +61,10 @@ class Repair:
     def __post_init__(self):
         choice("assignment", self.assignment, SOURCES)
         choice("start", self.start, STARTS)
+        choice("recipe", self.recipe, RECIPES)
+        whole_number("rounds", self.rounds, 1)
+        if self.learning_rate is not None:
+            above_zero("learning_rate", self.learning_rate)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Run every notebook and say what came of it: `python -m ravl_core.reproduce [--profile demo]`.
 
 Each notebook runs through papermill in a process of its own. Executed notebooks go to results/<profile>/notebooks/,
-a table of what passed to results/<profile>/status.csv. Work that is finished, and that nothing has changed since, is
-reused; a notebook that fails does not stop the others; nothing half-written ever takes the place of a result.
+a table of what passed to results/<profile>/status.csv; a run that is stopped leaves "unfinished" there. Work that is
+finished, and that nothing has changed since, is reused; a notebook that fails does not stop the others; no half-run
+notebook ever takes the place of one that passed.
 """
 
 import argparse
 import ast
 import csv
-import difflib
 import io
 import json
 import os
@@ -20,12 +20,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ravl_core import finished, paths
-from ravl_core.atomic import write_atomically
+from ravl_core import finished, paths, provenance
+from ravl_core.atomic import alone, remove_leftovers, write_atomically
+from ravl_core.checks import nearest
 from ravl_core.notebook_file import Notebook, as_text, cleaned, for_committing, read_notebook
 from ravl_core.profiles import PROFILES, Profile, profile
 
 SECONDS_BETWEEN_SIGNS_OF_LIFE = 60
+STATUS = "status.csv"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Outcome:
     """What came of one notebook: a row of the status table."""
 
     notebook: str
-    status: str  # pass, fail or reused
+    status: str  # pass, fail or reused; until then unfinished
     seconds: float
     artefacts_found: int
     artefacts_expected: int
@@ -66,7 +68,8 @@ def reproduce(
 ) -> list[Outcome]:
     """Run the notebooks of a folder and return one outcome each; `force` runs finished ones again.
 
-    Raises ValueError if there is no such notebook, or if one asks for what it cannot have.
+    Raises ValueError if there is no such notebook, or if one asks for what it cannot have; BlockingIOError while
+    another process runs notebooks of this profile.
     """
     everything = find_notebooks(folder)
     chosen = select(everything, only or [])
@@ -74,19 +77,30 @@ def reproduce(
         raise ValueError("parameters: expected the profile as an argument of its own, got it among the parameters")
     parameters = {"profile": profile.name, **(parameters or {})}
     fingerprints = finished.fingerprints(everything, profile, parameters)
-    reused = {
-        notebook.name: None if force else finished.seconds_of_finished(notebook, profile, fingerprints[notebook.name])
-        for notebook in chosen
-    }
     for notebook in chosen:
         notebook.artefacts(profile.name)  # a path that cannot be is named before anything is spent
-    announce(chosen, profile, reused)
-    outcomes = []
-    for notebook in chosen:
-        outcome = _reuse(notebook, profile, reused[notebook.name])
-        if outcome is None:
-            outcome = _run(notebook, profile, parameters, fingerprints[notebook.name])
-        outcomes.append(outcome)
+    busy = f"profile: expected no other run of the notebooks of profile {profile.name}, and one is going on"
+    with alone(paths.cache(profile) / "lock", busy):
+        for folder in (paths.cache(profile), paths.results(profile), paths.figures(profile)):
+            remove_leftovers(folder)
+        return _run_in_turn(chosen, profile, parameters, fingerprints, force)
+
+
+def _run_in_turn(
+    notebooks: list[Notebook], profile: Profile, parameters: Mapping, fingerprints: Mapping, force: bool
+) -> list[Outcome]:
+    """One outcome each; at any moment the table on disk says how far it has come."""
+    reused = {
+        notebook.name: None if force else finished.seconds_of_finished(notebook, profile, fingerprints[notebook.name])
+        for notebook in notebooks
+    }
+    announce(notebooks, profile, reused)
+    outcomes = [_before(notebook, profile, reused[notebook.name]) for notebook in notebooks]
+    write_status(outcomes, profile)
+    for at, notebook in enumerate(notebooks):
+        if outcomes[at].status == "unfinished":
+            outcomes[at] = _run(notebook, profile, parameters, fingerprints[notebook.name])
+            write_status(outcomes, profile)
     return outcomes
 
 
@@ -98,7 +112,8 @@ def announce(notebooks: list[Notebook], profile: Profile, reused: Mapping[str, f
     work = f"{len(to_run)} of {len(notebooks)} notebooks to run"
     _say(f"Profile {profile.name}: {work}, about {sum(known):g} min{unknown}")
     for notebook in notebooks:
-        _say(f"  {notebook.name:<28} {'reused' if notebook not in to_run else _cost(notebook, profile)}")
+        again = ", again: its last run was stopped" if finished.was_stopped(notebook, profile) else ""
+        _say(f"  {notebook.name:<28} {'reused' if notebook not in to_run else _cost(notebook, profile) + again}")
 
 
 def status_table(outcomes: list[Outcome]) -> str:
@@ -117,7 +132,7 @@ def write_status(outcomes: list[Outcome], profile: Profile) -> Path:
     writer = csv.DictWriter(text, list(asdict(outcomes[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows({**asdict(outcome), "seconds": f"{outcome.seconds:.1f}"} for outcome in outcomes)
-    return write_atomically(paths.results(profile) / "status.csv", text.getvalue())
+    return write_atomically(paths.results(profile) / STATUS, text.getvalue())
 
 
 def update_notebooks(folder: Path, profile: Profile, outcomes: list[Outcome]) -> None:
@@ -129,19 +144,20 @@ def update_notebooks(folder: Path, profile: Profile, outcomes: list[Outcome]) ->
             _say(f"updated {notebook.path.name}")
 
 
-def _reuse(notebook: Notebook, profile: Profile, seconds: float | None) -> Outcome | None:
-    if seconds is None:
-        return None
+def _before(notebook: Notebook, profile: Profile, seconds: float | None) -> Outcome:
+    """What is known before anything runs: that a finished run is reused, or that there is none."""
     n = len(notebook.artefacts(profile.name))
+    if seconds is None:
+        return Outcome(notebook.name, "unfinished", 0.0, 0, n)
     return Outcome(notebook.name, "reused", seconds, n, n)
 
 
 def _run(notebook: Notebook, profile: Profile, parameters: Mapping, fingerprint: str) -> Outcome:
     """Run one notebook, check what it wrote, and keep it if all is well."""
-    finished.forget(notebook, profile)
-    artefacts = notebook.artefacts(profile.name)
+    finished.mark_begun(notebook, profile)
+    artefacts, code = notebook.artefacts(profile.name), provenance.present_code()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="running-", dir=paths.cache(profile)) as folder:
+    with tempfile.TemporaryDirectory(prefix=".running-", suffix=".tmp", dir=paths.cache(profile)) as folder:
         output = Path(folder) / notebook.path.name
         marker = Path(folder) / "started"
         marker.touch()
@@ -151,7 +167,10 @@ def _run(notebook: Notebook, profile: Profile, parameters: Mapping, fingerprint:
             reason = f"not written by this run: {', '.join(missing)}"
         _keep(output, notebook, profile, failed=bool(reason))
     seconds = time.monotonic() - started
-    if not reason:
+    if reason:
+        finished.forget(notebook, profile)
+    else:
+        provenance.note_tables(notebook, profile, code)
         finished.mark_finished(notebook, profile, fingerprint, seconds)
     _say(f"  {notebook.name}: {f'failed, {reason}' if reason else 'passed'} ({seconds:.0f} s)")
     found = len(artefacts) - len(missing)
@@ -162,8 +181,7 @@ def _unknown_parameter(notebook: Notebook, parameters: Mapping) -> str:
     """papermill would only log a parameter that the notebook does not have, and run with the default."""
     for name in parameters:
         if name not in notebook.parameters:
-            near = difflib.get_close_matches(name, notebook.parameters, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = nearest(name, notebook.parameters)
             return f"unknown parameter {name!r}, the notebook has {', '.join(notebook.parameters) or 'none'}{hint}"
     return ""
 
@@ -268,12 +286,12 @@ def main(given: list[str] | None = None) -> int:
         chosen = profile(arguments.profile)
         parameters = {name: _value(text) for name, text in arguments.parameter}
         outcomes = reproduce(arguments.notebooks, chosen, parameters, arguments.only, arguments.force)
-    except ValueError as error:
+    except (ValueError, BlockingIOError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if arguments.update_notebooks:
         update_notebooks(arguments.notebooks, chosen, outcomes)
-    status = write_status(outcomes, chosen)
+    status = paths.results(chosen) / STATUS
     _say(f"\n{status_table(outcomes)}\n\nwritten to {os.path.relpath(status)}")
     return 1 if any(outcome.status == "fail" for outcome in outcomes) else 0
 

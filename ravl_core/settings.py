@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from ravl_core.checks import nearest, whole_number
 from ravl_core.domains import Dataset, load_domain
 from ravl_core.metrics import GroupAccuracies
 from ravl_core.randomness import stream
@@ -55,9 +56,12 @@ def build_setting(setting: Setting) -> SettingData:
     ValueError
         An unknown domain, feature or attribute, or a strength that so few images cannot show.
     """
+    for name in ("n_finetuning", "n_val", "n_test", "seed"):
+        whole_number(name, getattr(setting, name), 0)
     domain = load_domain(setting.domain)
     if setting.feature not in domain.features:
-        raise ValueError(f"feature: {setting.domain} offers {', '.join(domain.features)}, got {setting.feature!r}")
+        came = f"{setting.feature!r}{nearest(setting.feature, domain.features)}"
+        raise ValueError(f"feature: {setting.domain} offers {', '.join(domain.features)}, got {came}")
     n_classes = len(domain.class_names)
     random = stream(setting.seed, "plant", setting.attribute, setting.strength)
     table = plant_correlation(setting.n_finetuning, n_classes, setting.attribute, setting.strength, random)
@@ -87,10 +91,10 @@ def plant_correlation(
     """
     if n_images < n_classes:
         raise ValueError(f"n_images: expected at least one image a class ({n_classes}), got {n_images}")
-    if not 0 <= attribute < n_classes:
-        raise ValueError(f"attribute: expected a class index in 0…{n_classes - 1}, got {attribute}")
-    if not 0 <= strength < 1:
-        raise ValueError(f"strength: Cramér's V lies in [0, 1), got {strength}")
+    if not isinstance(attribute, int | np.integer) or not 0 <= attribute < n_classes:
+        raise ValueError(f"attribute: expected a class index in 0…{n_classes - 1}, got {attribute!r}")
+    if not isinstance(strength, int | float | np.integer | np.floating) or not 0 <= strength < 1:
+        raise ValueError(f"strength: Cramér's V lies in [0, 1), got {strength!r}")
     table = balanced_table(n_images, n_classes)
     if strength == 0:
         return table

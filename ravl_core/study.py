@@ -6,6 +6,8 @@ run in processes of one thread each, here or on a Dask cluster; on the same kind
 whatever their number.
 """
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import json
@@ -16,33 +18,47 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from ravl_core import kept, paths, records
+from ravl_core import paths, records
 from ravl_core.atomic import remove_leftovers, write_atomically
 from ravl_core.checks import choice, whole_number
-from ravl_core.grids import KINDS, grid
 from ravl_core.parallel import Outcome, outcomes
 from ravl_core.profiles import Profile, profile
 from ravl_core.progress import track
-from ravl_core.slicing import CHANCE, PAPER
-from ravl_core.tasks import Task, run_task
-from ravl_core.versions import code_version, fine_tuning_version
 
 if TYPE_CHECKING:
     import pandas
 
+    from ravl_core.tasks import Task
+
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
-PRECISIONS = {"precision_at_10": PAPER, "random_precision_at_10": CHANCE}  # the other methods have tables of their own
+KINDS = ("settings", "stability", "search", "repairs", "audits")  # of grids
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 DEVICES = ("cpu", "cuda")
 ONE_AT_A_TIME = Lock()  # the number of threads is the whole process's
+
+
+def _when_called(module: str, name: str) -> Callable:
+    """A function of a module that is imported when it is first called, so that help need not wait for torch."""
+
+    def call(*arguments, **options):
+        return getattr(import_module(f"ravl_core.{module}"), name)(*arguments, **options)
+
+    return call
+
+
+grid = _when_called("grids", "grid")
+run_task = _when_called("tasks", "run_task")
+code_version = _when_called("versions", "code_version")
+fine_tuning_version = _when_called("versions", "fine_tuning_version")
 
 
 @dataclass(frozen=True)
@@ -134,6 +150,8 @@ def _unfinished(tasks: Sequence[Task], folder: Path | str, keep: Path | None) ->
 
 
 def _is_kept(task: Task, keep: Path) -> bool:
+    from ravl_core import kept
+
     folder = kept.folder_of(keep, task.setting, task.budget)
     return kept.is_current(folder, fine_tuning_version(task.setting.domain))
 
@@ -194,7 +212,7 @@ def _limited_to(threads: int) -> Iterator[None]:
         os.environ |= {} if progress is None else {"RAVL_PROGRESS": progress}
 
 
-def table(finished: Iterable[dict]) -> "pandas.DataFrame":
+def table(finished: Iterable[dict]) -> pandas.DataFrame:
     """Records as a table, one row for each setting and its standard model, in the order of strength, attribute, seed.
 
     Settings whose whole image tower was trained come last. Accuracies are 0 … 1, `margin` is in points. `position`
@@ -217,9 +235,12 @@ def _row(record: dict) -> dict:
 
 def discovery_columns(record: dict) -> dict:
     """What tells a setting from others, the initial model's figures, and what stage 1 found."""
+    from ravl_core.slicing import CHANCE, PAPER  # the other methods have tables of their own
+
     metrics, looked = record["metrics"], record["metrics"]["discovery"]
     columns = setting_columns(record) | {"found_attribute": looked["attribute"]}
-    columns |= {column: looked["methods"][method]["precision_at_10"] for column, method in PRECISIONS.items()}
+    precisions = {"precision_at_10": PAPER, "random_precision_at_10": CHANCE}
+    columns |= {column: looked["methods"][method]["precision_at_10"] for column, method in precisions.items()}
     columns |= {name: looked[name] for name in ("gap", "influence", "influence_images", "n_clusters", "n_findings")}
     return columns | {f"initial_{name}": metrics["initial"][name] for name in FIGURES_OF_TABLE_3}
 

@@ -6,13 +6,17 @@ pooled by that block as ever, a region from its patches, each of which passes th
 shows does not reach the others. Towers of other kinds embed regions as images of their own.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from ravl_core.regions import roi_align
+
+FLOATS_AT_A_TIME = 2**25  # of regions' own maps, 128 MB: what is larger, and not trained, is pooled in parts
+TOKENS_AT_A_TIME = 2**13  # that pass a block alone; attention on GPUs takes no more than 65,535 sequences at once
 
 
 class ResNetTower:
@@ -37,8 +41,8 @@ class ResNetTower:
     ) -> torch.Tensor:
         """Features and boxes (M, 4) in units of the image → unit region embeddings (M, D)."""
         if pooling == "late":
-            return self._attend(self._align(self.visual.layer4(features), boxes, image_index, 32))
-        return self.pool(self._align(features, boxes, image_index, 16))
+            return self._pool_aligned(self.visual.layer4(features), boxes, image_index, 32, self._attend)
+        return self._pool_aligned(features, boxes, image_index, 16, self.pool)
 
     def pool_both(
         self, features: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor, pooling: str
@@ -50,7 +54,9 @@ class ResNetTower:
         """
         if pooling == "late":
             maps = self.visual.layer4(features)
-            return self._attend(maps), self._attend(self._align(maps, boxes, image_index, 32))
+            return self._attend(maps), self._pool_aligned(maps, boxes, image_index, 32, self._attend)
+        if len(boxes) > self._regions_at_a_time(features):
+            return self.pool(features), self.pool_regions(features, boxes, image_index, pooling)
         together = self.pool(torch.cat([features, self._align(features, boxes, image_index, 16)]))
         return together[: len(features)], together[len(features) :]
 
@@ -58,6 +64,20 @@ class ResNetTower:
         """What learns: the whole "tower", the "head" (layer4 and the attention pool) or the "pool" alone."""
         visual = self.visual
         return {"tower": [visual], "head": [visual.layer4, visual.attnpool], "pool": [visual.attnpool]}[trained]
+
+    def _pool_aligned(
+        self, maps: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor, stride: int, pool: Callable
+    ) -> torch.Tensor:
+        """RoIAlign and what pools its result, with as many regions at a time as their maps leave room for."""
+        most = self._regions_at_a_time(maps)
+        parts = zip(boxes.split(most), image_index.split(most), strict=True)
+        return torch.cat([pool(self._align(maps, *part, stride)) for part in parts])
+
+    def _regions_at_a_time(self, maps: torch.Tensor) -> int:
+        """A region's own map is as large as an image's. BatchNorm in training needs all regions, gradients do, too."""
+        if torch.is_grad_enabled() or self.visual.layer4.training:
+            return sys.maxsize
+        return max(FLOATS_AT_A_TIME // maps.shape[1:].numel(), 1)
 
     def _align(self, maps: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor, stride: int) -> torch.Tensor:
         """RoIAlign to these maps' size at the native resolution, which fits the attention pool's positions."""
@@ -104,12 +124,14 @@ class PatchTower:
         region is the mean over its patches, each by the area that it shares with the box.
         """
         patches = features[:, 1:]  # (N, P, W)
-        alone = self._last_block(patches.reshape(-1, 1, patches.shape[-1])).view_as(patches)
+        tokens = patches.reshape(-1, 1, patches.shape[-1]).split(TOKENS_AT_A_TIME)
+        alone = torch.cat([self._last_block(part) for part in tokens]).view_as(patches)
+        place, most = _places_in_images(image_index, len(patches))
         shares = patch_shares(boxes, *self.visual.grid_size)  # (M, P)
-        of_all = shares.new_zeros(len(boxes), *patches.shape[:2])  # (M, N, P); each region reads its own image
-        of_all[torch.arange(len(boxes), device=boxes.device), image_index] = shares
-        weights = of_all.flatten(1).to(alone.dtype)
-        return self._project(self._normed_mean(alone, lambda patches: weights @ patches.flatten(0, 1)))
+        weights = shares.new_zeros(len(patches), most, patches.shape[1])  # (N, R, P); rows beyond an image's regions: 0
+        weights[image_index, place] = shares
+        weights = weights.to(alone.dtype)
+        return self._project(self._normed_mean(alone, lambda patches: (weights @ patches)[image_index, place]))
 
     def pool_both(
         self, features: torch.Tensor, boxes: torch.Tensor, image_index: torch.Tensor, pooling: str = "patches"
@@ -147,6 +169,13 @@ def side_of(visual: nn.Module) -> int:
     """Side of the square image that a tower was made for, in pixels."""
     size = visual.image_size
     return size[0] if isinstance(size, tuple | list) else size
+
+
+def _places_in_images(image_index: torch.Tensor, n_images: int) -> tuple[torch.Tensor, int]:
+    """Which of its image's regions each one is (M,), in any order of the images; and the most that an image has."""
+    counted = F.one_hot(image_index, n_images).cumsum(dim=0)  # (M, N)
+    place = counted.gather(1, image_index[:, None])[:, 0] - 1
+    return place, int(counted[-1].max()) if len(counted) else 0
 
 
 def patch_shares(boxes: torch.Tensor, rows: int, columns: int) -> torch.Tensor:

@@ -3,6 +3,8 @@
 One pass through the trunk serves an image and all its regions, where the tower allows it (see `towers`).
 """
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from ravl_core import checks
 from ravl_core.towers import PatchTower, ResNetTower, attention_pool, side_of, tower_of
 
+PRECISIONS = ("float32", "bfloat16")
 POOLINGS = (*ResNetTower.poolings, *PatchTower.poolings, "crop")
 __all__ = ["POOLINGS", "VLM", "attention_pool", "boxes_in_image_units", "crop_regions"]
 
@@ -37,7 +40,8 @@ class VLM(nn.Module):
         offered = (*(self.tower.poolings if self.tower else ()), "crop")
         self.pooling = pooling or offered[0]
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}")
+            hint = checks.nearest(pooling, POOLINGS)
+            raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}, got {pooling!r}{hint}")
         if self.pooling not in offered:
             raise ValueError(f"pooling: the image tower of {name} offers {' and '.join(offered)}, got {pooling!r}")
         for statistic in ("mean", "std"):
@@ -68,7 +72,7 @@ class VLM(nn.Module):
 
     def prepare(self, images: torch.Tensor) -> torch.Tensor:
         """uint8 (N, 3, H, W) → normalised float (N, 3, S, S) at the model's native resolution."""
-        images = images.to(self.device).float() / 255
+        images = images.to(self.device, non_blocking=True).float() / 255  # over it goes as bytes
         if images.shape[-2:] != (self.image_size, self.image_size):
             size = (self.image_size, self.image_size)
             images = F.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False)
@@ -95,22 +99,26 @@ class VLM(nn.Module):
     # ---- NumPy in, NumPy out: what everything else uses ----
 
     @torch.inference_mode()
-    def encode_images(self, images: np.ndarray, batch_size: int = 128) -> np.ndarray:
-        """Unit embeddings (N, D) float32 of images (N, H, W, 3) uint8.
+    def encode_images(self, images: np.ndarray, batch_size: int = 128, precision: str = "float32") -> np.ndarray:
+        """Unit embeddings (N, D) float32 of images (N, H, W, 3) uint8; `precision` as in `encode`.
 
         Raises
         ------
         ValueError
-            Images of another shape or type: floats would be scaled once too often.
+            Images of another shape or type: floats would be scaled once too often. An unknown precision, or no batch.
         """
-        self.eval()
-        images = checks.images("images", images)
-        batches = (_to_channels_first(images[i : i + batch_size]) for i in range(0, len(images), batch_size))
-        return _stack([self._embed_images(self.prepare(batch)) for batch in batches], self.embedding_size)
+        images, batch_size = checks.images("images", images), checks.whole_number("batch_size", batch_size, 1)
+        batches = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
+        return self._encode_batches(batches, precision)
 
     @torch.inference_mode()
     def encode(
-        self, images: np.ndarray, boxes: np.ndarray, image_index: np.ndarray, batch_size: int = 128
+        self,
+        images: np.ndarray,
+        boxes: np.ndarray,
+        image_index: np.ndarray,
+        batch_size: int = 128,
+        precision: str = "float32",
     ) -> tuple[np.ndarray, np.ndarray]:
         """Unit embeddings of images and of their regions, in one pass through the trunk.
 
@@ -119,6 +127,9 @@ class VLM(nn.Module):
         images : (N, H, W, 3) uint8
         boxes : (M, 4) in pixels, stored image by image
         image_index : (M,) non-decreasing
+        batch_size : images that are on the device at a time
+        precision : of the products: "float32", or "bfloat16", which moves embeddings by 0.05 to 0.1 (the miniature's).
+            It is meant for GPUs; where a processor has no matrix units it is slower. See `benchmarks.encoding`.
 
         Returns
         -------
@@ -127,26 +138,29 @@ class VLM(nn.Module):
         Raises
         ------
         ValueError
-            Arrays of another shape, type or order, or a box that is empty or reaches outside its image.
+            Arrays of another shape, type or order, a box that is empty or reaches outside its image, an unknown
+            precision, or no batch.
         """
         images = checks.images("images", images)
         boxes = checks.boxes("boxes", boxes, width=images.shape[2], height=images.shape[1])
         image_index = checks.sorted_image_index("image_index", image_index, len(images))
         checks.same_length(boxes=boxes, image_index=image_index)
+        checks.whole_number("batch_size", batch_size, 1)
         if self.pooling == "crop":
-            crops = crop_regions(images, boxes, image_index, self.image_size)
-            return self.encode_images(images, batch_size), self.encode_images(crops, batch_size)
-        self.eval()
+            owned = (slice(first, first + batch_size) for first in range(0, len(boxes), batch_size))
+            crops = (crop_regions(images, boxes[own], image_index[own], self.image_size) for own in owned)
+            return self.encode_images(images, batch_size, precision), self._encode_batches(crops, precision)
         units = torch.from_numpy(boxes_in_image_units(boxes, images.shape[1], images.shape[2])).to(self.device)
         whole, parts = [], []
-        for first in range(0, len(images), batch_size):
-            features = self.trunk(self.prepare(_to_channels_first(images[first : first + batch_size])))
-            own = slice(*np.searchsorted(image_index, [first, first + batch_size]))
-            index = torch.from_numpy(np.asarray(image_index[own]) - first).to(self.device)
-            images_here, regions_here = self.pool_both(features, units[own], index)
-            whole.append(images_here)
-            parts.append(regions_here)
-        return _stack(whole, self.embedding_size), _stack(parts, self.embedding_size)
+        with self._evaluating(precision):
+            for first in range(0, len(images), batch_size):
+                features = self.trunk(self.prepare(self._sendable(images[first : first + batch_size])))
+                own = slice(*np.searchsorted(image_index, [first, first + batch_size]))
+                index = torch.from_numpy(np.asarray(image_index[own]) - first).to(self.device)
+                images_here, regions_here = self.pool_both(features, units[own], index)
+                whole.append(_to_host(images_here))
+                parts.append(_to_host(regions_here))
+        return self._stack(whole, precision), self._stack(parts, precision)
 
     @torch.inference_mode()
     def encode_texts(self, texts: list[str]) -> np.ndarray:
@@ -160,6 +174,31 @@ class VLM(nn.Module):
         """D, the size of an embedding."""
         size = getattr(self.clip.visual, "output_dim", None)  # timm's towers do not say
         return size or self.configuration["model_cfg"]["embed_dim"]
+
+    def _encode_batches(self, batches: Iterable[np.ndarray], precision: str) -> np.ndarray:
+        with self._evaluating(precision):
+            found = [_to_host(self._embed_images(self.prepare(self._sendable(batch)))) for batch in batches]
+        return self._stack(found, precision)
+
+    def _evaluating(self, precision: str) -> torch.autocast:
+        """Switch to evaluation mode; the context in which products are of that precision."""
+        checks.choice("precision", precision, PRECISIONS)
+        self.eval()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+    def _sendable(self, images: np.ndarray) -> torch.Tensor:
+        """(B, H, W, 3) → (B, 3, H, W); for a GPU in memory that it fetches from while this process works on."""
+        images = _to_channels_first(images)
+        return images.pin_memory() if self.device.type == "cuda" else images
+
+    def _stack(self, batches: list[torch.Tensor], precision: str) -> np.ndarray:
+        """Batches of embeddings on the host → one array; (0, D) if there is none."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # they may still be on their way
+        if not batches:
+            return np.empty((0, self.embedding_size), dtype=np.float32)
+        embeddings = torch.cat(batches)
+        return (embeddings if precision == "float32" else F.normalize(embeddings, dim=-1)).numpy()
 
     def _embed_images(self, prepared: torch.Tensor) -> torch.Tensor:
         if self.tower is not None:
@@ -183,9 +222,9 @@ def crop_regions(images: np.ndarray, boxes: np.ndarray, image_index: np.ndarray,
 
 
 def _to_channels_first(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    return torch.from_numpy(checks.own(images)).permute(0, 3, 1, 2)
 
 
-def _stack(batches: list[torch.Tensor], width: int) -> np.ndarray:
-    """Batches of embeddings → one array; (0, D) if there is none."""
-    return torch.cat(batches).float().cpu().numpy() if batches else np.empty((0, width), dtype=np.float32)
+def _to_host(embeddings: torch.Tensor) -> torch.Tensor:
+    """As float32, off the device as they come; from a GPU they are there once it has been waited for."""
+    return embeddings.float().to("cpu", non_blocking=embeddings.is_cuda)

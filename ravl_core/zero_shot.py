@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import softmax
 
-from ravl_core.domains.dataset import Dataset
+from ravl_core import checks
+from ravl_core.domains.dataset import Dataset, check_labels, check_prompts
 
 if TYPE_CHECKING:
     from ravl_core.vlm import VLM
@@ -35,8 +36,8 @@ class Evaluation:
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose prediction is their label."""
-        return float((self.predictions == self.labels).mean())
+        """Share of images whose prediction is their label; NaN where there is no image."""
+        return float((self.predictions == self.labels).mean()) if len(self.labels) else np.nan
 
 
 def class_embeddings(vlm: "VLM", class_names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
@@ -45,13 +46,9 @@ def class_embeddings(vlm: "VLM", class_names: Sequence[str], templates: Sequence
     Raises
     ------
     ValueError
-        A template without {}, no template, or class names that are empty or repeat.
+        A template without {} or with other places to fill in, no template, or class names that are empty or repeat.
     """
-    wrong = [template for template in templates if "{}" not in template]
-    if wrong or not len(templates):
-        raise ValueError(f"templates: each needs a {{}} for the class name, got {wrong or 'none'}")
-    if len(set(class_names)) < len(class_names) or not all(name.strip() for name in class_names):
-        raise ValueError(f"class_names: expected names that are not empty and do not repeat, got {list(class_names)}")
+    check_prompts(class_names, templates)
     texts = [template.format(name) for name in class_names for template in templates]
     means = vlm.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(axis=1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)
@@ -63,7 +60,16 @@ def class_probabilities(embeddings: np.ndarray, classes: np.ndarray, temperature
 
 
 def evaluate(vlm: "VLM", dataset: Dataset, temperature: float = TEMPERATURE) -> Evaluation:
-    """Embed and classify the images of a set and all their regions, each image in one pass through the trunk."""
+    """Embed and classify the images of a set and all their regions, each image in one pass through the trunk.
+
+    Raises
+    ------
+    ValueError
+        A part of the set that is not of its kind or does not fit the others; a temperature that is not above 0.
+    """
+    checks.made("vlm", vlm, "a model, see load_vlm", "encode_texts")
+    check_labels(dataset)
+    temperature = checks.above_zero("temperature", temperature)
     image_embeddings, region_embeddings = vlm.encode(dataset.images, dataset.boxes, dataset.image_index)
     classes = class_embeddings(vlm, dataset.class_names, dataset.templates)
     return Evaluation(

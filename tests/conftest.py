@@ -10,6 +10,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+pytest_plugins = ["counts"]
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Hypothesis fails an example that takes longer than 200 ms, which on a busy machine says nothing about the code.

@@ -83,6 +83,49 @@ def score(cluster_labels, image_index, labels, image_probs, region_probs):
     )
 
 
+def cosine_distances(embeddings):
+    """1 - cosine in 0 … 1, and 0 between equal rows; summed in float64, rounded to float32 at the end."""
+    rows = embeddings.astype(np.float64)
+    distances = np.zeros((len(rows), len(rows)), dtype=np.float32)
+    for i, one in enumerate(rows):
+        for j, other in enumerate(rows):
+            if (one != other).any():
+                distances[i, j] = min(max(1 - float(one @ other), 0), 1)
+    return distances
+
+
+def discover(problem, distances, candidates, threshold, seed):
+    """Stage 1 from distances to ranked findings: silhouettes of all candidates, the clustering, scores, findings."""
+    embeddings, image_index = problem.region_embeddings, problem.image_index
+    n_distinct = len({tuple(row) for row in embeddings.tolist()})
+    fits = {k: k_medoids(distances, k, seed) for k in candidates if k < n_distinct}
+    silhouettes = {k: silhouette(distances.astype(np.float64), labels) for k, (labels, _) in fits.items()}
+    labels, medoids = np.full(len(embeddings), -1), np.empty(0, dtype=int)
+    if max(silhouettes.values(), default=0) > 1e-12:  # more than rounding
+        labels, medoids = fits[max(silhouettes, key=lambda k: round(silhouettes[k], 12))]
+    scores = score(labels, image_index, problem.labels, problem.image_probs, problem.region_probs)
+    spurious = [c for c in range(len(medoids)) if scores.criterion[c] and scores.influence[c] >= threshold]
+    findings = []
+    for c in sorted(spurious, key=lambda c: -scores.gap[c]):
+        members = [r for r in range(len(labels)) if labels[r] == c]
+        near = {r: float((embeddings[r].astype(np.float64) * embeddings[medoids[c]]).sum()) for r in members}
+        findings.append((c, attribute(problem, labels, c), sorted(members, key=lambda r: -near[r])))
+    return SimpleNamespace(silhouettes=silhouettes, labels=labels, medoids=medoids, scores=scores, findings=findings)
+
+
+def attribute(problem, cluster_labels, c):
+    """The first class whose accuracy with the cluster is furthest above that without it."""
+    differences = {}
+    holds = set(problem.image_index[cluster_labels == c].tolist())
+    for label in range(problem.image_probs.shape[1]):
+        own = [i for i in range(len(problem.labels)) if problem.labels[i] == label]
+        right = {i: np.argmax(problem.image_probs[i]) == label for i in own}
+        inside, outside = [right[i] for i in own if i in holds], [right[i] for i in own if i not in holds]
+        if inside and outside:
+            differences[label] = np.mean(inside) - np.mean(outside)
+    return max(differences, key=differences.get)
+
+
 def nearest_medoid(embeddings, medoid_embeddings):
     return np.array(
         [max(range(len(medoid_embeddings)), key=lambda c: row @ medoid_embeddings[c]) for row in embeddings]
@@ -109,6 +152,17 @@ def ragged_problem(seed, n_images=50, n_classes=3, size=8):
         image_probs=probabilities_with_ties(random, n_images, n_classes),
         region_probs=probabilities_with_ties(random, len(image_index), n_classes),
     )
+
+
+def lattice_problem(seed, **size):
+    """A ragged problem whose cosines are multiples of a quarter: exact in float32, and tied everywhere."""
+    problem, random = ragged_problem(seed, size=8, **size), np.random.default_rng(seed)
+    halves, whole = np.zeros((2, len(problem.image_index), 8), dtype=np.float32)
+    for row in range(len(problem.image_index)):
+        halves[row, random.permutation(8)[:4]] = random.choice([-0.5, 0.5], size=4)
+        whole[row, random.integers(8)] = 1
+    problem.region_embeddings = np.where(random.random((len(halves), 1)) < 0.5, halves, whole)
+    return problem
 
 
 def probabilities_with_ties(random, n_rows, n_classes):

@@ -15,6 +15,18 @@ def test_the_package_alone_imports_nothing_slow():
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
 
 
+@pytest.mark.parametrize("command", ["study", "audit", "reproduce", "benchmarks.finetuning"])
+def test_the_help_of_a_command_waits_for_nothing_slow(command):
+    slow = sorted({*SLOW} - {"numpy"})
+    script = (
+        "import atexit, runpy, sys\n"
+        f"atexit.register(lambda: print([name for name in {slow} if name in sys.modules], file=sys.stderr))\n"
+        f"sys.argv[1:] = ['--help']; runpy.run_module('ravl_core.{command}', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "[]" and "usage:" in done.stdout
+
+
 def test_the_public_names_are_listed():
     designed = {
         "load_vlm", "evaluate", "cluster_regions", "score_clusters", "discover", "RegionAwareLoss",

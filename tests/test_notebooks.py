@@ -84,7 +84,8 @@ def execution_problems(notebook: Notebook) -> Iterator[str]:
 def check_problems(notebook: Notebook) -> Iterator[str]:
     """A checked cell without count or outputs would pass whatever it prints."""
     for i, cell in enumerate(code_cells(notebook)):
-        if "NBVAL_CHECK_OUTPUT" in source(cell) and not (cell.get("execution_count") and cell["outputs"]):
+        checked = "NBVAL_CHECK_OUTPUT" in source(cell) or "nbval-check-output" in tags(cell)
+        if checked and not (cell.get("execution_count") and cell["outputs"]):
             yield f"code cell {i} is checked, but holds nothing to compare with"
     if not any(isinstance(node, ast.Assert) for node in nodes(notebook)):
         yield "there is no assert"
@@ -205,6 +206,7 @@ BAD = [
     (spoilt(2, execution_count=None), "code cell 1 was not executed"),
     (spoilt(2, execution_count=None), "code cell 1 is checked, but holds nothing"),
     (spoilt(2, outputs=[]), "code cell 1 is checked, but holds nothing"),
+    (spoilt(3, metadata={"tags": ["nbval-check-output"]}), "code cell 2 is checked, but holds nothing"),
     (spoilt(3, execution_count=2), "executed out of order: [2] after [2]"),
     (spoilt(3, source=" \n"), "code cell 2 is empty"),
     (spoilt(3, source="x = 1"), "there is no assert"),

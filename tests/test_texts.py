@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny import PREPROCESSING, RESNET, TEXT, VIT, same_weights, tiny_vlm, weights
+from tiny import PREPROCESSING, RESNET, TEXT, VIT, digits, same_weights, tiny_vlm, weights
 
 from ravl_core.checkpoints import MINIATURES, open_clip
+from ravl_core.mitigation import Budget, mitigate
 from ravl_core.mitigation.texts import Texts
 from ravl_core.vlm import VLM
 
@@ -99,6 +100,30 @@ def test_texts_that_repeat_are_encoded_once(vlm, trained):
     for one, text in enumerate(CAPTIONS):
         for other, same in enumerate(CAPTIONS):
             assert torch.equal(features[one], features[other]) == (text == same)
+
+
+@pytest.mark.parametrize("name", ["standard", "ravl", "spurious_aware"])
+def test_in_a_whole_run_each_text_passes_the_tower_once_however_long_it_is(monkeypatch, name):
+    """Captions repeat from image to image and every step asks for them, but only distinct ones are encoded."""
+    vlm, data, passed = tiny_vlm(), digits(40), []
+    encode = type(vlm.clip).encode_text
+
+    def noting(self, tokens, *options):
+        passed.append(sorted(map(tuple, tokens.tolist())))
+        return encode(self, tokens, *options)
+
+    monkeypatch.setattr(type(vlm.clip), "encode_text", noting)
+    options = {"feature": "red rectangle"} if name == "spurious_aware" else {}
+    runs = []
+    for epochs in (1, 4):
+        mitigate(vlm, data, data.shows_feature, name, Budget(epochs=epochs, batch_size=20), **options)
+        runs.append(passed.copy())
+        passed.clear()
+    assert runs[0] == runs[1] and all(len(rows) == len(set(rows)) for rows in runs[0])
+    captions = sorted(set(map(tuple, vlm.tokenizer(list(data.captions)).tolist())))
+    assert 1 < len(captions) < len(data) and runs[0].count(captions) >= 1
+    n_prompts = len(data.class_names) * len(data.templates) + 12 * bool(options)  # 4 name the feature, 8 its places
+    assert sum(map(len, runs[0])) == len(captions) + n_prompts
 
 
 # ---- the tower ----

@@ -8,7 +8,10 @@ import torch
 from recipe_runs import SHORT, few_classes
 from tiny import RESNET, VIT, noise, ragged_boxes, same_weights, tiny_vlm, weights
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from ravl_core import towers
 from ravl_core.mitigation.ravl import RegionAware
 from ravl_core.mitigation.standard import Standard
 from ravl_core.mitigation.training import finetune
@@ -152,6 +155,65 @@ def prepared_noise(vlm):
 
 def norm_of(vlm):
     return vlm.clip.visual(prepared_noise(vlm)).norm(dim=1, keepdim=True)
+
+
+# ---- in parts ----
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor that is made has."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.most = max([self.most, *(one.numel() for one in tree_leaves(made) if torch.is_tensor(one))])
+        return made
+
+
+@pytest.mark.parametrize("tower, pooling", [(RESNET, "early"), (RESNET, "late"), (SMALL, "patches")])
+@pytest.mark.parametrize("call", ["pool_regions", "pool_both"])
+def test_many_regions_are_pooled_in_parts_to_the_same_end(monkeypatch, tower, pooling, call):
+    vlm = tiny_vlm(pooling, tower=tower)
+    boxes, index = map(torch.from_numpy, ragged_boxes([9, 0, 3, 8], 1, 1))
+    with torch.no_grad():
+        features = vlm.trunk(vlm.prepare(torch.from_numpy(noise(4)).permute(0, 3, 1, 2)))
+        expected = getattr(vlm, call)(features, boxes, index)
+        monkeypatch.setattr(towers, "FLOATS_AT_A_TIME", 3 * features[0].numel())
+        monkeypatch.setattr(towers, "TOKENS_AT_A_TIME", 5)
+        torch.testing.assert_close(getattr(vlm, call)(features, boxes, index), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["early", "late"])
+def test_no_tensor_grows_with_the_regions_times_the_map(monkeypatch, pooling):
+    vlm, (boxes, index) = tiny_vlm(pooling), ragged_boxes([50] * 4)
+    whole, parts = Largest(), Largest()
+    with whole:
+        vlm.encode(noise(4), boxes, index)
+    monkeypatch.setattr(towers, "FLOATS_AT_A_TIME", 2**10)
+    with parts:
+        vlm.encode(noise(4), boxes, index)
+    assert parts.most < whole.most / 2
+
+
+def test_no_tensor_grows_with_the_regions_times_all_images():
+    vlm, (boxes, index) = tiny_vlm(tower={**SMALL, "width": 16}), ragged_boxes([4] * 64, 32, 32)
+    with Largest() as largest:
+        vlm.encode(noise(64, 32, 32), boxes, index)
+    assert largest.most < len(boxes) * 64 * 16
+
+
+def test_training_pools_all_regions_in_one_go(monkeypatch):
+    """BatchNorm has one set of statistics for all of them."""
+    vlm, sizes = tiny_vlm("early").train(), []
+    monkeypatch.setattr(towers, "FLOATS_AT_A_TIME", 1)
+    vlm.clip.visual.layer4.register_forward_hook(lambda *call: sizes.append(len(call[1][0])))
+    boxes, index = map(torch.from_numpy, ragged_boxes(COUNTS, 1, 1))
+    for train, learn in ((True, False), (False, True), (True, True)):
+        vlm.train(train)
+        with torch.set_grad_enabled(learn):
+            vlm.pool_both(vlm.trunk(vlm.prepare(torch.from_numpy(noise(4)).permute(0, 3, 1, 2))), boxes, index)
+    assert sizes == [4 + 6] * 3
 
 
 # ---- shares of patches ----

@@ -67,6 +67,34 @@ def test_the_batch_size_changes_nothing(vlm, batch_size):
     np.testing.assert_allclose(vlm.encode_images(images, batch_size), expected[0], atol=1e-5)
 
 
+def test_bfloat16_gives_unit_embeddings_near_those_of_float32(vlm):
+    images, (boxes, index) = noise(7), ragged_boxes(COUNTS)
+    expected = vlm.encode(images, boxes, index)
+    found = vlm.encode(images, boxes, index, precision="bfloat16")
+    for one, other in zip((*expected, expected[0]), (*found, vlm.encode_images(images, 3, "bfloat16")), strict=True):
+        assert other.dtype == np.float32 and 1e-4 < np.abs(one - other).max()
+        np.testing.assert_allclose(np.linalg.norm(other, axis=1), 1, atol=1e-5)
+        assert (one * other).sum(axis=1).min() > 0.99
+    assert np.array_equal(vlm.encode(images, boxes, index)[1], expected[1])  # it is over with the call
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"precision": "float16"}, "precision: expected one of 'float32', 'bfloat16', got 'float16'; did you mean"),
+        ({"batch_size": 0}, "batch_size: expected an integer of 1 or more, got 0"),
+    ],
+)
+def test_an_unknown_precision_and_no_batch_are_refused(vlm, options, message):
+    for call in (lambda: vlm.encode_images(noise(2), **options), lambda: vlm.encode(*no_regions(2), **options)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def no_regions(n_images):
+    return noise(n_images), np.empty((0, 4)), np.empty(0, dtype=np.int64)
+
+
 def test_the_order_of_images_changes_nothing(vlm):
     images, (boxes, index) = noise(7), ragged_boxes(COUNTS)
     whole, parts = vlm.encode(images, boxes, index)

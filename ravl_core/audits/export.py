@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ravl_core.atomic import folder_at_once
 from ravl_core.audits.result import Audit, AuditFinding
+from ravl_core.checks import made
 from ravl_core.records import package_versions, plain
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ DIGITS = "%.7g"  # of numbers in csv
 
 def export_audit(audit: Audit, folder: Path | str, *, parquet: bool = False, overwrite: bool = False) -> Path:
     """Write an audit as tables, all of them or none; the same audit gives the same bytes.
+
+    Names are written as they are, so that they can be looked up. Where the data come from a stranger, have a
+    spreadsheet import the columns as text: it would take a name such as =1+1 for a formula.
 
     findings.csv        one row a finding, with the ends of all intervals
     classes.csv         one row a finding and class
@@ -59,22 +62,19 @@ def export_audit(audit: Audit, folder: Path | str, *, parquet: bool = False, ove
     ------
     FileExistsError
         The folder is there, and `overwrite` is False or it holds files that no export writes.
+    OSError
+        It cannot be written; what was there before is untouched.
     ImportError
         `parquet` without pyarrow.
     """
+    made("audit", audit, "an audit, see ravl_core.audit", "evaluation")
     folder = Path(folder)
     _refuse_others_work(folder, overwrite)
     contents = _contents(audit, parquet)
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    unfinished.mkdir(parents=True)
-    try:
+    with folder_at_once(folder, replace=overwrite) as unfinished:
         for name, content in contents.items():
             (unfinished / name).write_bytes(content)
-        if folder.exists():
-            shutil.rmtree(folder)
-        return unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
 
 
 def _refuse_others_work(folder: Path, overwrite: bool) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from ravl_core.audits.result import Audit, AuditFinding
 from ravl_core.audits.with_and_without import with_and_without
 from ravl_core.checkpoints import save_vlm
+from ravl_core.checks import made
 from ravl_core.closed_loop import SameCluster, same_cluster
 from ravl_core.discovery import regions_in_clusters
 from ravl_core.domains.dataset import Dataset
@@ -133,6 +134,12 @@ def repair(
 
     Source: stage 2 of RaVL, section 3; the default recipe is ours.
     """
+    made("audit", audit, "an audit, see ravl_core.audit", "findings")
+    made("finetuning", finetuning, "images as read_images gives them", "in_files")
+    if test is not None:
+        made("test", test, "images as read_images gives them", "in_files")
+    for name, model in (("vlm", vlm), ("initial", vlm if initial is None else initial)):
+        made(name, model, "a model, see load_vlm", "pooling")
     findings, start = _chosen(audit, finding), vlm if initial is None else initial
     _check_models(audit, vlm, start, "vlm" if initial is None else "initial")
     sets = _with_regions("finetuning", finetuning, audit, regions)

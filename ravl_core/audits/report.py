@@ -11,6 +11,7 @@ import numpy as np
 
 from ravl_core.atomic import write_atomically
 from ravl_core.audits.result import Audit, AuditFinding
+from ravl_core.checks import made
 from ravl_core.records import package_versions
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def write_report(audit: Audit, path: Path | str, repaired: Any = None) -> Path:
 
 def report_page(audit: Audit, repaired: Any = None) -> str:
     """The page that `write_report` writes, as text."""
+    made("audit", audit, "an audit, see ravl_core.audit", "evaluation")
+    if repaired is not None:
+        made("repaired", repaired, "what ravl_core.repair gave", "table")
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 
+from ravl_core import checks
 from ravl_core.audits.candidates import candidates_of
 from ravl_core.audits.columns import column_effects
 from ravl_core.audits.detectable import detectable_shifts
@@ -16,6 +18,7 @@ from ravl_core.audits.result import Audit
 from ravl_core.audits.robustness import PROPOSED, coverage, other_proposals, stability_of_all
 from ravl_core.checkpoints import load_vlm
 from ravl_core.discovery import discover
+from ravl_core.domains.dataset import check_prompts
 from ravl_core.domains.own_images import OwnImages, from_arrays, read_images
 from ravl_core.proposals import propose
 from ravl_core.significance import LEVEL
@@ -64,15 +67,22 @@ def audit(
     Raises
     ------
     ValueError
-        Fewer than two classes, labels that do not fit the images, or a class without a readable image.
+        Fewer than two classes, labels that do not fit the images, no image, a class without a readable image, or an
+        option that cannot be.
     FileNotFoundError
         The source, or the folder of a class, is not there.
     """
     vlm = load_vlm(model) if isinstance(model, str) else model
+    checks.made("model", vlm, "a model or the name of one, see load_vlm", "encode_texts")
+    templates, words = checks.words("templates", templates), checks.words("words", words)
+    checks.number("level", level, 0, 1)
+    checks.whole_number("n_permutations", n_permutations, 1)
+    seed = checks.whole_number("seed", seed, 0)
     own = _own_images(images, classes, labels, vlm.image_size, seed, reading)
+    check_prompts(own.class_names, templates)
     regions = regions or ("quadrants" if own.boxes is None else "boxes")
     objects = None if own.boxes is None else (own.boxes, own.image_index)
-    dataset = own.dataset(*propose(regions, own.images, objects), tuple(templates))
+    dataset = own.dataset(*propose(regions, own.images, objects), templates)
     evaluation = evaluate(vlm, dataset)
     discovery = discover(evaluation, influence_threshold=influence_threshold, seed=seed)
     candidates = candidates_of(evaluation, discovery.clustering, seed)
@@ -105,8 +115,13 @@ def audit(
 
 
 def _own_images(images, classes, labels, size: int, seed: int, reading: dict) -> OwnImages:
+    if isinstance(images, OwnImages | str | Path) and labels is not None:
+        raise ValueError("labels: expected them with an array of images only; files and read images have their own")
     if isinstance(images, OwnImages):
         return images
+    how = read_images if isinstance(images, str | Path) else from_arrays
+    for name in reading:
+        checks.choice("reading", name, list(signature(how).parameters))
     if isinstance(images, str | Path):
         return read_images(images, classes, size, seed=seed, **reading)
     if labels is None:

@@ -1,11 +1,11 @@
 """Where images, captions, labels and boxes come from. Each domain yields the same typed `Dataset`."""
 
-import difflib
 import importlib
 from dataclasses import replace
 
 import numpy as np
 
+from ravl_core.checks import nearest
 from ravl_core.domains.dataset import Dataset, Domain
 
 # Each domain's modules, its own first: what decides its images.
@@ -36,8 +36,7 @@ def load_domain(name: str) -> Domain:
 def modules_of(name: str) -> tuple[str, ...]:
     """Names of the modules that a domain is made of, its own first; raises ValueError like `load_domain`."""
     if name not in _DOMAINS:
-        near = difflib.get_close_matches(name, _DOMAINS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(_DOMAINS)}"
+        hint = nearest(name, _DOMAINS) or f"; there are {', '.join(_DOMAINS)}"
         raise ValueError(f"domain: no domain is called {name!r}{hint}")
     return tuple(f"{__name__}.{module}" for module in _DOMAINS[name])
 

@@ -1,9 +1,12 @@
 """The one type in which every domain hands over its data, and what a domain has to offer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+
+from ravl_core import checks
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,48 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.images)
+
+
+def check_labels(dataset: Dataset) -> None:
+    """Raises ValueError where labels, class names or prompts are not what a model can be asked with."""
+    checks.made("dataset", dataset, "a Dataset", "class_names")
+    check_prompts(dataset.class_names, dataset.templates)
+    checks.class_indices("labels", dataset.labels, len(dataset.class_names))
+    checks.same_length(images=dataset.images, labels=dataset.labels)
+
+
+def check_dataset(dataset: Dataset) -> None:
+    """Raises ValueError where a part of a set is not of its kind, or two do not belong together."""
+    check_labels(dataset)
+    for name in ("images", "labels", "boxes", "image_index"):
+        if not isinstance(value := getattr(dataset, name), np.ndarray):
+            raise ValueError(f"{name}: expected a NumPy array, got {type(value).__name__}")
+    images = checks.images("images", dataset.images)
+    if not isinstance(dataset.captions, list | tuple) or len(dataset.captions) != len(images):
+        came = f"{len(dataset.captions)}" if isinstance(dataset.captions, list | tuple) else repr(dataset.captions)
+        raise ValueError(f"captions: expected one text an image, {len(images)}, got {came}")
+    checks.boxes("boxes", dataset.boxes, width=images.shape[2], height=images.shape[1])
+    checks.sorted_image_index("image_index", dataset.image_index, len(images))
+    checks.same_length(boxes=dataset.boxes, image_index=dataset.image_index)
+
+
+def check_prompts(class_names: Sequence[str], templates: Sequence[str]) -> None:
+    """Raises ValueError for class names that are empty or repeat, and prompts without one place for a name."""
+    prompts, names = (() if isinstance(texts, str) else tuple(texts) for texts in (templates, class_names))
+    wrong = [prompt for prompt in prompts if not _takes_a_name(prompt)]
+    if wrong or not prompts:
+        came = wrong or repr(templates)
+        raise ValueError(f"templates: each needs a {{}} for the class name, and nothing else to fill in, got {came}")
+    good = {name for name in names if isinstance(name, str) and name.strip()}
+    if not names or len(good) < len(names):
+        raise ValueError(f"class_names: expected names that are not empty and do not repeat, got {class_names!r}")
+
+
+def _takes_a_name(template: str) -> bool:
+    try:
+        return "{}" in template and isinstance(template.format("name"), str)
+    except (LookupError, ValueError, AttributeError, TypeError):  # other places to fill in, or a brace alone
+        return False
 
 
 class Domain(Protocol):

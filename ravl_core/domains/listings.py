@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import json
 import os
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ravl_core.checks import nearest, words
 from ravl_core.domains.image_files import ENDINGS
 
 if TYPE_CHECKING:
@@ -61,7 +61,11 @@ def list_source(
     columns: Mapping[str, str] | None = None,
     split: str | int | None = None,
 ) -> Listing:
-    """List a folder of classes, a folder with WILDS's metadata.csv, a csv or COCO's json; see `read_images`."""
+    """List a folder of classes, a folder with WILDS's metadata.csv, a csv or COCO's json; see `read_images`.
+
+    A table or json may name files anywhere, by absolute paths or "..": it is the user's own list. They are only ever
+    opened as images.
+    """
     path, names = Path(source).expanduser(), None if classes is None else checked_classes(classes)
     if not path.exists():
         raise FileNotFoundError(f"source: there is no {path}")
@@ -79,7 +83,7 @@ def list_source(
 
 def checked_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """Two or more class names that differ; raises ValueError where they are not that."""
-    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    names = words("classes", [classes] if isinstance(classes, str) else classes)
     if len(names) < 2:
         raise ValueError(f"classes: expected at least two names, got {list(names)}")
     if repeated := [name for name, n in Counter(names).items() if n > 1]:
@@ -115,7 +119,7 @@ def _file(name: str, path: Path, label: int, **more) -> dict:
 def _list_folder(folder: Path, classes: tuple[str, ...] | None) -> Listing:
     there = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     for name in classes or ():
-        if not (folder / name).is_dir():
+        if name in (".", "..") or not (folder / name).is_dir():
             expected = "source: expected a folder of images for each class, and there is no"
             raise FileNotFoundError(f"{expected} {name!r}{_nearest(name, there)}")
     rows, others = [], []
@@ -216,8 +220,7 @@ def _needed(path: Path, header: list[str], at: Mapping[str, int], role: str) -> 
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(map(repr, names))}"
+    return nearest(name, names) or f"; there are {', '.join(map(repr, names))}"
 
 
 def _same_split(split: str | int) -> set[str]:
@@ -268,6 +271,7 @@ def _metadata(columns: list[str], cells: list[list[str]]) -> pandas.DataFrame | 
 
 def _list_coco(path: Path, classes: tuple[str, ...] | None) -> Listing:
     names, images, boxes = _read_coco(path)
+    unlisted = ["its boxes"] * len(boxes.keys() - {image for image, _ in images})
     classes = classes or checked_classes(list(dict.fromkeys(names)))
     for name in classes:
         if name not in names:
@@ -283,7 +287,8 @@ def _list_coco(path: Path, classes: tuple[str, ...] | None) -> Listing:
             several.append(" and ".join(classes[label] for label in held))
         else:
             without.append("none of them")
-    return _finish(classes, rows, _counted(path, "no class", without) + _counted(path, "several classes", several))
+    left_out = {"no class": without, "several classes": several, "unlisted image": unlisted}
+    return _finish(classes, rows, [note for kind, what in left_out.items() for note in _counted(path, kind, what)])
 
 
 def _read_coco(path: Path) -> tuple[list[str], list[tuple[int, str]], dict[int, list[tuple]]]:

@@ -102,6 +102,7 @@ def read_images(
         a table or json that cannot be read.
     """
     checks.whole_number("size", size, 1)
+    seed = checks.whole_number("seed", seed, 0)
     listing = list_source(source, classes, columns, split)
     if most is not None:
         checks.whole_number("most", most, len(listing.class_names))
@@ -127,8 +128,8 @@ def from_arrays(
         An array that is not of that kind, or sides that do not fit together.
     """
     images = checks.numbers("images", images, 4, "u")
-    if images.dtype != np.uint8 or images.shape[3] != 3:
-        raise ValueError(f"images: expected (N, H, W, 3) uint8, got {images.shape} {images.dtype}")
+    if images.dtype != np.uint8 or images.shape[3] != 3 or 0 in images.shape:
+        raise ValueError(f"images: expected (N, H, W, 3) uint8, one image at least, got {images.shape} {images.dtype}")
     names, (n_images, height, width) = checked_classes(classes), images.shape[:3]
     labels = checks.class_indices("labels", labels, len(names))
     groups = None if groups is None else np.array([str(group) for group in groups])

@@ -95,8 +95,11 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 def save(figure: Figure, folder: Path | str, name: str) -> tuple[Path, Path]:
     """Write `folder/name.png` (200 dpi) and `folder/name.pdf`, each whole or not at all; returns the two paths.
 
-    The files hold no dates and no versions: the same figure gives the same bytes.
+    The files hold no dates and no versions: the same figure gives the same bytes. Raises ValueError for a name that
+    would lead to another folder, OSError where a file cannot be written.
     """
+    if name != Path(name).name or not name.strip(".") or set(name) & set("\\\0"):
+        raise ValueError(f"name: expected that of a file in {folder}, got {name!r}")
     metadata = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
     paths = []
     for kind, entries in metadata.items():

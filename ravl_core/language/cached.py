@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from ravl_core import checks
-from ravl_core.atomic import write_atomically
+from ravl_core.atomic import naming, write_atomically
 from ravl_core.language.description import Description
 from ravl_core.language.teachers import Teacher, fingerprint
 from ravl_core.progress import track
 
 Key = tuple[str, str, str | None]  # image, teacher, class
+MOST_WORDS = 300  # characters of a message about a line, which may be of any length
 
 
 def describe(
@@ -113,12 +114,18 @@ def _read(path: Path) -> dict[Key, Description]:
         if line.strip():
             try:
                 record = json.loads(line)
-                key = record["image"], record["teacher"], record["class"]
+                key = _checked(record["image"], record["teacher"], record["class"])
                 known[key] = Description(record["objects"], record["background"], tuple(record.get("raw", ())))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                came = f"{type(error).__name__}: {error}"
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                came = f"{type(error).__name__}: {error}"[:MOST_WORDS]
                 raise ValueError(f"{path}, line {number}: expected an answer as {__name__} says, got {came}") from error
     return known
+
+
+def _checked(image: str, teacher: str, class_name: str | None) -> Key:
+    if wrong := [part for part in (image, teacher, class_name or "") if not isinstance(part, str)]:
+        raise TypeError(f"expected texts as image, teacher and class, got {wrong[0]!r}")
+    return image, teacher, class_name
 
 
 def _finished(content: bytes) -> bytes:
@@ -126,7 +133,7 @@ def _finished(content: bytes) -> bytes:
     last = content[content.rfind(b"\n") + 1 :]
     try:
         json.loads(last)
-    except ValueError:  # what was cut short is never whole JSON, nor is nothing
+    except (ValueError, RecursionError):  # what was cut short is never whole JSON, nor is nothing
         return content.removesuffix(last)
     return content + b"\n"
 
@@ -141,10 +148,11 @@ def _kept_in(path: Path | None) -> Iterator[Callable[[bytes], None]]:
     if (finished := _finished(content)) != content:
         write_atomically(path, finished)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "ab") as file:
+    with open(path, "ab", buffering=0) as file:  # so that closing has nothing left to write, and to fail at
 
         def keep(line: bytes) -> None:
-            file.write(line)
-            file.flush()
+            with naming(path):
+                while line:
+                    line = line[file.write(line) :]
 
         yield keep

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ravl_core.checks import number, whole_number
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -18,6 +20,12 @@ class Budget:
     trained: str = "head"  # layer4 and the attention pool; "pool": the attention pool; "tower": everything
     batchnorm: str = "training"  # or "frozen": keep the initial model's statistics
     precision: str = "float32"  # or "bfloat16": autocast, faster where the processor has it
+
+    def __post_init__(self):
+        whole_number("epochs", self.epochs, 0)
+        whole_number("batch_size", self.batch_size, 1)
+        number("learning_rate", self.learning_rate, 0)
+        number("weight_decay", self.weight_decay, 0)
 
 
 DEFAULT_BUDGET = Budget()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ravl_core.checks import number
+from ravl_core.checks import number, own
 from ravl_core.losses import TEMPERATURE
 from ravl_core.mitigation.batch import Batch
 from ravl_core.mitigation.recipe import Recipe, Run
@@ -52,7 +52,7 @@ class GALS(Recipe):
         labels = run.dataset.labels
         names, which = ((self.subject,), labels * 0) if self.subject else (run.dataset.class_names, labels)
         asked = torch.from_numpy(class_embeddings(run.vlm, names, TEMPLATES)[which]).to(run.vlm.device)  # (N, D)
-        images = torch.from_numpy(run.dataset.images).permute(0, 3, 1, 2)
+        images = torch.from_numpy(own(run.dataset.images)).permute(0, 3, 1, 2)
         parts = zip(images.split(AT_ONCE), asked.split(AT_ONCE), strict=True)
         return _Begun(**vars(self) | {"attention": torch.cat([attention_to(run.vlm, *part) for part in parts])})
 

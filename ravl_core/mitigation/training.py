@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ravl_core.checks import choice
-from ravl_core.domains.dataset import Dataset
+from ravl_core.checks import choice, made, own
+from ravl_core.domains.dataset import Dataset, check_dataset
 from ravl_core.mitigation.batch import Batch, Shown
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.mitigation.recipe import Recipe, Run, groups_of
@@ -44,6 +44,7 @@ def finetune(
         The recipe needs an assignment and there is none, or it does not hold one value a region; the model
         cuts regions out, which this loop does not train, or its image tower does not pool as the recipe asks.
     """
+    assignment = None if assignment is None else np.asarray(assignment)
     _check(initial_vlm, dataset, recipe, assignment, budget)
     vlm = copy_of(initial_vlm)
     vlm.pooling = recipe.regions or vlm.pooling
@@ -53,7 +54,7 @@ def finetune(
     parameters = _unlock(vlm, budget, batches.texts)
     optimizer = torch.optim.AdamW(parameters, lr=budget.learning_rate, weight_decay=budget.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, budget.learning_rate, total_steps=max(len(batches), 1))
-    losses, rates = torch.zeros(len(batches)), np.zeros(len(batches))
+    losses, rates = torch.zeros(len(batches), device=vlm.device), np.zeros(len(batches))  # nobody waits for a loss
     for step, images in enumerate(track(batches, "fine-tuning")):
         with torch.autocast(vlm.device.type, torch.bfloat16, enabled=budget.precision == "bfloat16"):
             loss = recipe.objective(batches.load(images, step / len(batches)))
@@ -63,7 +64,7 @@ def finetune(
         losses[step], rates[step] = loss.detach(), schedule.get_last_lr()[0]
         schedule.step()
     vlm.pooling = initial_vlm.pooling
-    return vlm.eval().requires_grad_(True), History(losses.numpy(), rates, len(batches) * batches.batch_size)
+    return vlm.eval().requires_grad_(True), History(losses.cpu().numpy(), rates, len(batches) * batches.batch_size)
 
 
 def copy_of(vlm: VLM) -> VLM:
@@ -83,17 +84,24 @@ def _unlock(vlm: VLM, budget: Budget, texts: Texts) -> list[torch.nn.Parameter]:
 
 
 def _check(vlm: VLM, dataset: Dataset, recipe: Recipe, assignment: np.ndarray | None, budget: Budget) -> None:
+    made("initial_vlm", vlm, "a model, see load_vlm", "tower")
+    made("recipe", recipe, "a recipe, see ravl_core.mitigation.RECIPES", "needs_assignment")
+    made("budget", budget, "a Budget", "batch_size")
+    check_dataset(dataset)
     if vlm.pooling == "crop":
         came = f"{vlm.name} with pooling='crop'"
         raise ValueError(f"initial_vlm: training needs regions from the image's own features, got {came}")
     if len(dataset) == 0:
         raise ValueError("dataset: expected at least one image, got none")
     n_regions = len(dataset.boxes)
+    if recipe.balanced and not recipe.needs_assignment:
+        name = type(recipe).__name__
+        raise ValueError(f"recipe: {name} draws batches evenly from groups, so it has to say needs_assignment = True")
     if assignment is None and recipe.needs_assignment:
         name = type(recipe).__name__
         raise ValueError(f"assignment: {name} needs to know which regions are spurious; see ravl_core.assign_regions")
-    if assignment is not None and (np.shape(assignment) != (n_regions,) or np.asarray(assignment).dtype != bool):
-        came = f"{np.asarray(assignment).dtype} of shape {np.shape(assignment)}"
+    if assignment is not None and (assignment.shape != (n_regions,) or assignment.dtype != bool):
+        came = f"{assignment.dtype} of shape {assignment.shape}"
         raise ValueError(f"assignment: expected ({n_regions},) booleans, one a fine-tuning region, got {came}")
     choice("batchnorm", budget.batchnorm, ("training", "frozen"))
     choice("trained", budget.trained, ("tower", "head", "pool"))
@@ -115,14 +123,16 @@ class _Batches:
     batch_size: int = field(init=False)
 
     def __post_init__(self):
-        device, dataset = self.vlm.device, self.dataset
+        dataset = self.dataset
         self.batch_size = min(self.budget.batch_size, len(dataset))
-        self.images = torch.from_numpy(dataset.images).permute(0, 3, 1, 2).contiguous().to(device)
-        self.labels = torch.from_numpy(dataset.labels).to(device)
+        self.images = torch.from_numpy(own(dataset.images)).permute(0, 3, 1, 2).contiguous().to(self.vlm.device)
+        self.labels = self._there(dataset.labels)
         self.texts = Texts(self.vlm, self.recipe.trains_text)
         self.captions = self.texts.features(dataset.captions)
         self.prompts = self._prompt_features()
-        self.boxes = boxes_in_image_units(dataset.boxes, *dataset.images.shape[1:3])
+        self.boxes = self._there(boxes_in_image_units(dataset.boxes, *dataset.images.shape[1:3]))
+        told = self.recipe.needs_assignment
+        self.spurious, self.image_groups = (self._there(x) if told else None for x in (self.assignment, self.groups))
         self.first_region = np.searchsorted(dataset.image_index, np.arange(len(dataset) + 1))
         locked = self.budget.trained != "tower" and not self.recipe.changes_images
         self.maps = self._locked_maps() if locked else None
@@ -138,12 +148,9 @@ class _Batches:
 
     def load(self, images: np.ndarray, progress: float = 0.0) -> Batch:
         """Send the images (B,) of that index through the trunk."""
-        device = self.vlm.device
         regions, image_index = regions_of(images, self.first_region)
-        chosen = torch.from_numpy(images).to(device)
-        told = self.recipe.needs_assignment
-        spurious = torch.from_numpy(self.assignment[regions]).to(device) if told else None
-        boxes, image_index = torch.from_numpy(self.boxes[regions]).to(device), torch.from_numpy(image_index).to(device)
+        chosen, which, image_index = (self._there(each) for each in (images, regions, image_index))
+        boxes, spurious = self.boxes[which], None if self.spurious is None else self.spurious[which]
         if self.recipe.changes_images:
             shown = self.recipe.change(Shown(self.images[chosen], boxes, image_index, spurious, regions))
             features, spurious = self._encode(shown.images), shown.spurious
@@ -154,7 +161,7 @@ class _Batches:
             index=chosen,
             features=features,
             labels=self.labels[chosen],
-            groups=torch.from_numpy(self.groups[images]).to(device) if told else None,
+            groups=None if self.image_groups is None else self.image_groups[chosen],
             texts=self.texts,
             caption_features=self.captions[chosen],
             class_features=self.prompts,
@@ -164,6 +171,10 @@ class _Batches:
             encodes_regions=self.recipe.encodes_regions,
             progress=progress,
         )
+
+    def _there(self, values: np.ndarray) -> torch.Tensor:
+        """On the model's device, without waiting for what that has yet to do."""
+        return torch.from_numpy(own(values)).to(self.vlm.device, non_blocking=True)
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         with torch.set_grad_enabled(self.budget.trained == "tower"):
