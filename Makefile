@@ -23,11 +23,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 reproduce: setup
 	$(PY) -m ravl_core.reproduce --profile $(PROFILE)
 
-# Both parts run, whatever the first one says; either one can fail the target.
+# Both parts run at once and whatever the other one says; either one can fail the target.
 test: setup
-	@status=0; \
-	HF_HUB_OFFLINE=1 $(PY) -m pytest || status=1; \
-	HF_HUB_OFFLINE=1 RAVL_PROFILE=smoke RAVL_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env notebooks || status=1; \
+	@log=$$(mktemp); \
+	HF_HUB_OFFLINE=1 RAVL_PROFILE=smoke RAVL_PROGRESS=off $(PY) -m pytest --nbval-lax --nbval-current-env notebooks >$$log 2>&1 & \
+	notebooks=$$!; trap 'kill $$notebooks' INT TERM; status=0; \
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(PY) -m pytest || status=1; \
+	wait $$notebooks || status=1; cat $$log; rm $$log; \
 	exit $$status
 
 lint: setup

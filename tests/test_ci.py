@@ -60,6 +60,17 @@ def test_everything_is_run_by_one_command_and_the_notebooks_are_compared():
     assert "RAVL_PROFILE=smoke" in recipe and "--nbval-lax" in recipe and "notebooks" in recipe
 
 
+def test_a_run_that_tries_less_than_the_readme_says_is_told():
+    said = counts.promised(
+        "| tried | | lost |\n|---|---|---|\n| n | 654 | 373 |\n| bad inputs tried | 1,300 | none |\n| faults survived | 7 | none |\n"
+    )
+    assert said == {"bad inputs tried": 1300, "faults survived": 7}
+    found = {"bad inputs tried": 1300, "faults survived": 6, "property examples": 0}
+    assert counts.fell_short(found, said) == ["README promises 7 faults survived, this run has 6"]
+    readme = counts.promised(counts.README.read_text(encoding="utf-8"))
+    assert set(readme) == set(counts.totals([], {})) and min(readme.values()) > 0
+
+
 def test_what_was_tried_is_counted(tmp_path):
     for name in ("test_bad_input", "test_faults", "test_study_killed", "test_properties"):
         (tmp_path / f"{name}.py").write_text(TRIED)
