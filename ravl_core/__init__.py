@@ -22,6 +22,7 @@ _ROOMS = {
     "encode_to_disk": "shards",
     "read_shards": "shards",
     "cluster_regions": "kmedoids",
+    "cluster_many_regions": "linear_kmedoids",
     "Clustering": "kmedoids",
     "score_clusters": "discovery",
     "discover": "discovery",

@@ -7,7 +7,7 @@ are welcome.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 UNIT_TOLERANCE = 2e-3  # float16 embeddings of a few hundred dimensions stay within it
 SUM_TOLERANCE = 1e-3
+ENTRIES_AT_A_TIME = 2**22
 
 
 def _refuse(name: str, expected: str, came: str) -> None:
@@ -48,9 +49,19 @@ def numbers(name: str, array: Any, n_dims: int, kinds: str = "iuf") -> np.ndarra
         _refuse(name, wanted, f"dtype {array.dtype}")
     if array.ndim != n_dims:
         _refuse(name, f"{n_dims} dimension(s)", f"shape {array.shape}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        _refuse(name, "finite numbers", f"{np.count_nonzero(~np.isfinite(array))} NaN or infinite entries")
+    if array.dtype.kind == "f":
+        n_wrong = sum(np.count_nonzero(~np.isfinite(part)) for part in _parts(array))
+        if n_wrong:
+            _refuse(name, "finite numbers", f"{n_wrong} NaN or infinite entries")
     return array
+
+
+def _parts(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows of an array in turn, so that nothing the size of the whole is made beside it."""
+    if array.ndim == 0:
+        return iter([array])
+    size = max(1, ENTRIES_AT_A_TIME // max(array[:1].size, 1))
+    return (array[start : start + size] for start in range(0, len(array), size))
 
 
 def unit_rows(name: str, array: Any) -> np.ndarray:
@@ -58,7 +69,8 @@ def unit_rows(name: str, array: Any) -> np.ndarray:
     array = numbers(name, array, 2, "f")
     if array.dtype.itemsize > 8:
         _refuse(name, "float16, float32 or float64", f"dtype {array.dtype}")
-    norms = np.sqrt(np.einsum("ij,ij->i", array, array, dtype=np.float64))
+    squares = [np.einsum("ij,ij->i", part, part, dtype=np.float64) for part in _parts(array)]
+    norms = np.sqrt(np.concatenate(squares)) if squares else np.empty(0)
     off = np.abs(norms - 1) > UNIT_TOLERANCE
     if off.any():
         row = int(off.argmax())

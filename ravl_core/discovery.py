@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 CHOICES = ("first", "same attribute", "all")
 REGIONS_AT_A_TIME = 2**16
+MOST_EXACT = 20_000  # regions, whose matrix of distances takes 1.6 GB
 LAST_CLUSTER = 2**20  # a row is made for every number below the highest
 
 
@@ -111,6 +112,7 @@ def discover(
     influence_threshold: float = 0.25,
     candidates: Iterable[int] | None = None,
     seed: int = 0,
+    clustering: str = "auto",
 ) -> Discovery:
     """Find the image features that a model's zero-shot predictions lean on: RaVL's stage 1.
 
@@ -133,6 +135,9 @@ def discover(
         Numbers of clusters to try; 2C … 5C-1 if not given.
     seed : int
         Seeds the clustering.
+    clustering : "auto", "exact" or "linear"
+        As the paper has it, with a matrix of distances, whose memory grows with the square of the regions; or in linear
+        time, see `cluster_many_regions`. "auto": exact up to 20,000 regions (1.6 GB), linear beyond.
 
     Returns
     -------
@@ -160,11 +165,20 @@ def discover(
     n_classes = image_probs.shape[1]
     candidates = range(2 * n_classes, 5 * n_classes) if candidates is None else candidates
 
-    clustering = cluster_regions(region_embeddings, candidates, seed)
-    scores = score_clusters(clustering.labels, image_index, labels, image_probs, region_probs)
+    clusters = _clustered(region_embeddings, candidates, seed, clustering)
+    scores = score_clusters(clusters.labels, image_index, labels, image_probs, region_probs)
     spurious = rank_clusters(scores, threshold)
-    findings = tuple(_finding(cluster, region_embeddings, clustering, scores) for cluster in spurious.tolist())
-    return Discovery(findings, clustering, scores)
+    findings = tuple(_finding(cluster, region_embeddings, clusters, scores) for cluster in spurious.tolist())
+    return Discovery(findings, clusters, scores)
+
+
+def _clustered(region_embeddings: np.ndarray, candidates: Iterable[int], seed: int, how: str) -> Clustering:
+    checks.choice("clustering", how, ("auto", "exact", "linear"))
+    if how == "exact" or (how == "auto" and len(region_embeddings) <= MOST_EXACT):
+        return cluster_regions(region_embeddings, candidates, seed)
+    from ravl_core.linear_kmedoids import cluster_many_regions
+
+    return cluster_many_regions(region_embeddings, candidates, seed)
 
 
 def _evaluation_arrays(evaluation: Any, given: tuple) -> tuple:
