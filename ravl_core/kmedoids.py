@@ -18,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from ravl_core import checks
+from ravl_core.threads import in_threads
 
 MAX_ROUNDS = 300
 STARTS = ("spread", "uniform")
@@ -89,7 +90,8 @@ def cluster_regions(
     n_distinct = np.unique(first_equals(embeddings)).size
     candidates = [k for k in checks.whole_numbers("candidates", candidates, 1) if k < n_distinct]
     distances = cosine_distances(embeddings) if candidates else np.empty((0, 0), dtype=np.float32)
-    fits = [_alternate(distances, medoids) for medoids in first_medoids(distances, candidates, seed, start)]
+    begun = first_medoids(distances, candidates, seed, start)
+    fits = in_threads(lambda medoids: _alternate(distances, medoids), begun)
     return best_fit(embeddings, candidates, fits, silhouettes(distances, [labels for labels, _ in fits]))
 
 
@@ -132,8 +134,12 @@ def cosine_distances(embeddings: np.ndarray, highest: float = 1) -> np.ndarray:
     embeddings = checks.unit_rows("embeddings", embeddings)
     embeddings = np.ascontiguousarray(embeddings, dtype=np.promote_types(embeddings.dtype, np.float32))
     distances = embeddings @ embeddings.T  # (M, M), and in place from here on: this is the one large array
-    np.subtract(1, distances, out=distances)
-    np.clip(distances, 0, highest, out=distances)
+
+    def finish(rows: slice) -> None:
+        np.subtract(1, distances[rows], out=distances[rows])
+        np.clip(distances[rows], 0, highest, out=distances[rows])
+
+    in_threads(finish, _blocks(len(distances)))
     np.fill_diagonal(distances, 0)
     _equate(distances, first_equals(embeddings))
     return distances
@@ -143,10 +149,14 @@ def first_equals(embeddings: np.ndarray) -> np.ndarray:
     """For each row the first row that is equal to it, (M,)."""
     if len(embeddings) == 0:
         return np.empty(0, dtype=np.int64)
-    rows = np.ascontiguousarray(embeddings + embeddings.dtype.type(0))  # -0.0 becomes 0.0
+    _, group, sizes = np.unique(embeddings[:, 0], return_inverse=True, return_counts=True)
+    suspects = np.flatnonzero(sizes[group] > 1)  # few, most often: no other row starts with the same number
+    rows = np.ascontiguousarray(embeddings[suspects] + embeddings.dtype.type(0))  # -0.0 becomes 0.0
     keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).ravel()
     _, first, which = np.unique(keys, return_index=True, return_inverse=True)
-    return first[which]
+    firsts = np.arange(len(embeddings))
+    firsts[suspects] = suspects[first][which]
+    return firsts
 
 
 def _equate(distances: np.ndarray, first: np.ndarray) -> None:
@@ -332,13 +342,14 @@ def silhouettes(distances: np.ndarray, labellings: Sequence[np.ndarray]) -> np.n
     counts = [np.bincount(labels) for labels in labellings]
     ends = np.cumsum([len(count) for count in counts])  # where each labelling's rows end in the stacked memberships
     memberships = _stacked_memberships(labellings, ends)
-    totals = np.zeros(len(labellings))
-    for rows in _blocks(len(distances)):
+
+    def of_rows(rows: slice) -> np.ndarray:
         block = np.ascontiguousarray(distances[rows].T, dtype=np.float64)  # (M, block)
         sums = np.split(memberships @ block, ends[:-1])  # one (K, block) each
-        for i, labels in enumerate(labellings):
-            totals[i] += silhouette_values(sums[i], labels[rows], counts[i]).sum()
-    return totals / len(distances)
+        each = zip(sums, labellings, counts, strict=True)
+        return np.array([silhouette_values(one, labels[rows], count).sum() for one, labels, count in each])
+
+    return sum(in_threads(of_rows, _blocks(len(distances)))) / len(distances)
 
 
 def _stacked_memberships(labellings: Sequence[np.ndarray], ends: np.ndarray) -> sparse.csr_matrix:

@@ -76,7 +76,7 @@ PLANS = {
             {"model": "RN50", "n_images": 16, "batch_size": 16, "n_rounds": 3},
             {"model": "ViT-B-16", "n_images": 8, "batch_size": 8, "n_rounds": 3},
         ),
-        memory=(500, 1000, 2000, 4000),
+        memory=(500, 1000, 2000, 4000, 16_000),
         finetuning={"n_images": 512, "n_rounds": 3},
         n_settings=6,
     ),
