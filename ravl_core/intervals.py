@@ -7,6 +7,7 @@ its interval lies above 0 nevertheless. Whether a gap is more than chance is ask
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +16,8 @@ from ravl_core import checks
 from ravl_core.discovery import Discovery, best_regions
 from ravl_core.metrics import Interval
 from ravl_core.zero_shot import Evaluation
+
+DRAWS_AT_A_TIME = 2**23  # of images in resamples (64 MB)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,11 +113,10 @@ def finding_intervals(
         raise ValueError(f"level: expected a number between 0 and 1, got {level}")
     scores, cluster = found.scores, _checked_cluster(evaluation, found, cluster)
     unit = units_of(evaluation.labels, sources)
-    tallies = _tallies(evaluation, found.clustering.labels == cluster, unit)  # (6, U, C)
-    counts = resample_counts(tallies.shape[1], checks.whole_number("n_resamples", n_resamples, 1), seed)
-    differences, gap, influence = _figures(counts, tallies, _balance(scores.n_in[cluster], scores.n_out[cluster]))
-
-    columns = np.column_stack([differences, gap, influence])  # (B, C + 2)
+    tallies = _tallies(evaluation, found.clustering.labels == cluster, unit).astype(np.float32)  # (6, U, C)
+    balance = _balance(scores.n_in[cluster], scores.n_out[cluster])
+    blocks = count_blocks(tallies.shape[1], checks.whole_number("n_resamples", n_resamples, 1), seed)
+    columns = np.concatenate([np.column_stack(_figures(counts, tallies, balance)) for counts in blocks])  # (B, C + 2)
     estimates = np.array([*scores.difference[cluster], scores.gap[cluster], scores.influence[cluster]])
     estimates[estimates == -np.inf] = np.nan
     table = np.column_stack([estimates, interval_ends(columns, level)])  # (C + 2, 3)
@@ -133,9 +135,18 @@ def finding_intervals(
 
 def resample_counts(n_units: int, n_resamples: int, seed: int = 0) -> np.ndarray:
     """How often each of U units is drawn in each of B resamples of U draws with replacement: int (B, U)."""
-    drawn = np.random.default_rng(seed).integers(n_units, size=(n_resamples, n_units))
-    drawn += n_units * np.arange(n_resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+    return np.concatenate(list(count_blocks(n_units, n_resamples, seed)))
+
+
+def count_blocks(n_units: int, n_resamples: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """The rows of `resample_counts`, some at a time: a million images have no room for all of them at once."""
+    random, left = np.random.default_rng(seed), n_resamples
+    while left:
+        n_rows = min(left, max(1, DRAWS_AT_A_TIME // max(n_units, 1)))
+        drawn = random.integers(n_units, size=(n_rows, n_units))
+        drawn += n_units * np.arange(n_rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+        left -= n_rows
 
 
 def _checked_cluster(evaluation: Evaluation, found: Discovery, cluster: int) -> int:
@@ -187,7 +198,7 @@ def _balance(n_in: np.ndarray, n_out: np.ndarray) -> np.ndarray:
 def _figures(counts: np.ndarray, tallies: np.ndarray, balance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Differences (B, C), gap (B,) and influence (B,) of each resample, NaN where it lacks them."""
     # Sums of whole numbers below 2^24 are exact in float32, whose products take half the time.
-    sums = (counts.astype(np.float32) @ tallies.astype(np.float32)).astype(np.float64)
+    sums = (counts.astype(np.float32) @ tallies.astype(np.float32, copy=False)).astype(np.float64)
     n_in, n_out, right_in, right_out, misled, hits = sums  # (B, C) each
     compared = (n_in > 0) & (n_out > 0)
     difference = np.where(compared, right_in / np.maximum(n_in, 1) - right_out / np.maximum(n_out, 1), np.nan)

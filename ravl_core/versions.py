@@ -21,8 +21,9 @@ FINE_TUNING = (
 # What a record depends on beside that: the methods that look at the model, and the recipes that repair it.
 LOOKING = (
     "audits.candidates", "audits.findings", "audits.naming", "audits.result", "audits.trial",
-    "audits.with_and_without", "closed_loop", "comparison", "detector", "discovery", "intervals", "kmedoids", "linear_kmedoids",
-    "masking", "mitigation", "proposals", "pull", "repairs", "significance", "slicing", "stability", "tasks",
+    "audits.with_and_without", "closed_loop", "comparison", "detector", "discovery", "intervals", "kmedoids",
+    "linear_kmedoids", "masking", "mitigation", "proposals", "pull", "repairs", "significance", "slicing",
+    "stability", "tasks", "threads",
 )  # fmt: skip
 
 

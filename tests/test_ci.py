@@ -62,7 +62,8 @@ def test_everything_is_run_by_one_command_and_the_notebooks_are_compared():
 
 def test_a_run_that_tries_less_than_the_readme_says_is_told():
     said = counts.promised(
-        "| tried | | lost |\n|---|---|---|\n| n | 654 | 373 |\n| bad inputs tried | 1,300 | none |\n| faults survived | 7 | none |\n"
+        "| tried | | lost |\n|---|---|---|\n| n | 654 | 373 |\n"
+        "| bad inputs tried | 1,300 | none |\n| faults survived | 7 | none |\n"
     )
     assert said == {"bad inputs tried": 1300, "faults survived": 7}
     found = {"bad inputs tried": 1300, "faults survived": 6, "property examples": 0}

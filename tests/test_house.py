@@ -16,7 +16,9 @@ MODULES = {path.relative_to(ROOT).as_posix(): path for path in sorted((ROOT / "r
 COMMANDS = {
     f"ravl_core/{name}.py" for name in ("audit", "study", "reproduce", "pretraining", "progress", "run_notebook")
 }
-MOST_LINES = 14_900  # of code: six domains, all methods of discovery and repair, the audit, teachers, benchmarks, the site
+MOST_LINES = (
+    14_900  # of code: six domains, all methods of discovery and repair, the audit, teachers, benchmarks, the site
+)
 MEDIAN_LENGTH, USUAL_LENGTH, MOST_LENGTH = 12, 30, 60  # of functions, docstrings aside
 
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve"}
