@@ -101,15 +101,17 @@ def _draw_costs(axes: Axes, table: pandas.DataFrame, size: str, cost: str, looks
 
 
 def _label_ends(axes: Axes, ends: dict[str, tuple[float, float, str]]) -> None:
-    """Names right of where lines end, moved apart upwards and downwards where they would touch."""
+    """Names right of where the longest line ends, moved apart where they would touch; thin lines lead to them."""
     low, high = np.log10(axes.get_ylim())
     axes.set_ylim(10**low, 10**high)  # labels move nothing
     line_height = 1.3 * SMALL / 72 / (axes.figure.get_figheight() * 0.75) * (high - low)
     heights = spread([np.log10(y) for _, y, _ in ends.values()], line_height)
-    for (name, (x, _, color)), height in zip(ends.items(), heights, strict=True):
+    last = max(x for x, _, _ in ends.values())
+    for (name, (x, y, color)), height in zip(ends.items(), heights, strict=True):
+        axes.plot([x, last], [y, 10**height], color=FAINT, linewidth=0.6, zorder=0, clip_on=False)
         axes.annotate(
-            name, (x, 10**height), (7, 0), textcoords="offset points", va="center", fontsize=SMALL, color=color,
-            annotation_clip=False, bbox=PAPER,
+            name, (last, 10**height), (7, 0), textcoords="offset points", va="center", fontsize=SMALL, color=color,
+            annotation_clip=False,
         )  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def rates(table: pandas.DataFrame, rate: str, floor: str | None = None, label: s
     figure, (axes,) = row_panels(1, len(table))
     figure.set_figwidth(TEXT)
     axes.set(xscale="log", xlabel=label or rate)
-    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter("")
     bound = None if floor is None else float(table[rate][floor])
     if bound is not None:
@@ -150,8 +152,8 @@ def rates(table: pandas.DataFrame, rate: str, floor: str | None = None, label: s
         axes.plot(value, at, "o", color=MUTED if is_floor else BLUE, markerfacecolor="white" if is_floor else BLUE)
         share = "" if bound is None or is_floor else f" ({value / bound:.0%})"
         axes.annotate(
-            f"{value:,.3g}{share}", (value, at), (0, 4), textcoords="offset points", ha="center", fontsize=SMALL,
-            color=MUTED, bbox=PAPER,
+            f"{value:,.0f}{share}" if value >= 100 else f"{value:.3g}{share}", (value, at), (0, 4),
+            textcoords="offset points", ha="center", fontsize=SMALL, color=MUTED, bbox=PAPER,
         )  # fmt: skip
     axes.margins(x=0.2)
     name_rows(axes, list(table.index))
