@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from textwrap import dedent
 
 import numpy as np
 import pytest
@@ -116,6 +117,34 @@ def test_what_is_said_of_language_guided_repair_is_of_the_reference_run():
         assert f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}] {end}" in words
 
 
+def test_what_is_said_of_speed_is_of_the_reference_run():
+    names = "clustering", "scale", "encoding", "encoding_gpu"
+    tables = {name: summaries.reference_table(f"08_{name}") for name in names}
+    words = " ".join(README.split())
+    costs = tables["clustering"].set_index(["method", "regions"])
+    exact = costs.loc["exact", 16_000]
+    assert f"{costs.loc['plain', 16_000].seconds / exact.seconds:.1f} times as fast as the published scheme" in words
+    assert f"takes {exact.seconds:.1f} s and {exact.peak_mb / exact.matrix_mb:.2f} of the matrix" in words
+    million = tables["scale"].set_index(["what", "regions"]).loc["clustering", 1_000_000]
+    assert f"1,000,000 regions from a float16 file take {million.seconds:.0f} s" in words
+    gpu, cores = (
+        tables[name].set_index(["model", "way", "precision"]).regions_per_second.loc["RN50", "early", precision]
+        for name, precision in (("encoding_gpu", "bfloat16"), ("encoding", "float32"))
+    )
+    assert f"encodes {gpu:,.0f} regions a second on the GPU (*early*, bfloat16), {cores:.0f} on the cores" in words
+
+
+def test_the_lines_on_shards_run(tmp_path, monkeypatch):
+    (block,) = re.findall(r"^    shards = .*\n    found = .*\n", README, flags=re.MULTILINE)
+    folder = folder_of_two_classes(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    names = {"rc": ravl_core}
+    exec(compile(dedent(block).replace("path/to/folder", str(folder)), "README.md", "exec"), names)  # noqa: S102
+    again = ravl_core.discover(ravl_core.read_shards("shards"))
+    assert len(names["shards"].labels) == len(list(folder.rglob("*.png"))) > 10
+    np.testing.assert_array_equal(again.clustering.labels, names["found"].clustering.labels)
+
+
 def test_links_and_pictures_exist():
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     local = [target for target in targets if "://" not in target]
@@ -149,14 +178,18 @@ def test_the_ten_lines_run(monkeypatch, capsys):
     assert names["repaired"] is not names["tuned"]
 
 
-def test_the_audit_of_a_folder_runs(tmp_path, capsys, monkeypatch):
-    (block,) = (block for block in code_blocks() if "rc.audit" in block)
+def folder_of_two_classes(folder):
     data = uncorrelated_set("digits", "val", 100, seed=0)
-    folder = tmp_path / "images"
     for label, name in ((3, "cat"), (5, "dog")):
         (folder / name).mkdir(parents=True)
         for at in np.flatnonzero(data.labels == label):
             Image.fromarray(data.images[at]).save(folder / name / f"{at}.png")
+    return folder
+
+
+def test_the_audit_of_a_folder_runs(tmp_path, capsys, monkeypatch):
+    (block,) = (block for block in code_blocks() if "rc.audit" in block)
+    folder = folder_of_two_classes(tmp_path / "images")
     here = block.replace('"RN50-quickgelu", "path/to/folder"', f'"rn-mini", {str(folder)!r}')
     assert here != block
     monkeypatch.setenv("RAVL_PROGRESS", "off")
