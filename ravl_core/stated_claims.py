@@ -139,7 +139,7 @@ RAVL = (
     _asked("other architectures", {"": "02: initial models"}, "a vision transformer: notebook 07"),
     Claim("RaVL 7", "zero-shot accuracy of the fine-tuned model", "image 0.782, core region 0.905",
           {"": "01: demo, accuracies"}, settled=NOT_TESTABLE, why="the demo's CLIP-RN50 has to be downloaded"),
-    Claim("RaVL 2", "number of clusters", "47 of 20 … 49, silhouette 0.588", {"": "01: demo, clusters"},
+    Claim("RaVL 7", "number of clusters", "47 of 20 … 49, silhouette 0.588", {"": "01: demo, clusters"},
           settled=NOT_TESTABLE, why="the demo's CLIP-RN50 has to be downloaded"),
     Claim("RaVL 7", "the attribute found is nine, in most models", "nine", {"": "01: demo, attribute"}),
 )  # fmt: skip

@@ -214,3 +214,9 @@ def test_a_table_that_lacks_a_column_is_refused(parts):
     drawn = ledger.differences(CLAIMS, parts)
     with pytest.raises(ValueError, match=r"table: expected columns \['claimed'\]"):
         claims_forest(drawn.drop(columns="claimed"), SOURCES)
+
+
+def test_claims_of_one_source_stand_together_in_the_order_of_the_sources():
+    seen = list(dict.fromkeys(claim.source for claim in CLAIMS))
+    assert seen == [source for source in SOURCES if source in seen]
+    assert [claim.source for claim in CLAIMS] == sorted((claim.source for claim in CLAIMS), key=seen.index)

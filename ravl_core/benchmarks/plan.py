@@ -45,7 +45,7 @@ PLANS = {
         scale=(2000, 4000),
         encoding=({"model": "rn-mini", "n_images": 16, "n_rounds": 1},),
         memory=(100, 200),
-        finetuning={"n_images": 128, "recipes": ("standard", "ravl"), "n_rounds": 1},
+        finetuning={"n_images": 256, "recipes": ("standard", "ravl"), "n_rounds": 1},
         n_rounds=1,
     ),
     "demo": Plan(
