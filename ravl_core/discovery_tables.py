@@ -6,6 +6,7 @@ stability, which is of a grid of its own, does so by domain and seed.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -79,9 +80,12 @@ def reference_tables(profile: str = "full") -> DiscoveryTables:
     return DiscoveryTables(**{name: pd.read_csv(folder / file) for name, file in FILES.items()})
 
 
-def stability_table(records: Iterable[dict]) -> pd.DataFrame:
-    """One row a setting, variation and recipe: whether it agrees with the base run, and how far."""
-    return _frame(list(records), _stability, ["domain", "seed", "kind", "variation", "recipe"])
+def stability_table(records: Iterable[dict], of: str = "stability") -> pd.DataFrame:
+    """One row a setting, variation and recipe: whether it agrees with the base run, and how far.
+
+    `of` names what was varied: "stability" or "sensitivity", see the modules of these names.
+    """
+    return _frame(list(records), partial(_varied, of=of), ["domain", "seed", "kind", "variation", "recipe"])
 
 
 def reference_stability(profile: str = "full") -> pd.DataFrame:
@@ -125,11 +129,11 @@ def _significant(record: dict) -> Iterator[dict]:
         yield {"rank": rank, **found}
 
 
-def _stability(record: dict) -> Iterator[dict]:
+def _varied(record: dict, of: str) -> Iterator[dict]:
     setting = record["arguments"]["setting"]
     planted = {name: setting[name] for name in ("domain", "feature", "strength", "seed")}
     planted |= {"planted_attribute": setting["attribute"]}
-    for row in record["metrics"]["stability"]:
+    for row in record["metrics"][of]:
         what = planted | {name: row[name] for name in ("kind", "variation", "n_clusters", "n_regions")}
         for recipe in RECIPES:
             yield what | {"recipe": recipe, **row[recipe]}

@@ -1,10 +1,10 @@
 """Which settings each profile runs, fixed before any result is looked at.
 
-A profile has five grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
+A profile has six grids: *settings*, which discovery is judged on; *stability*, a part of them, tried again with
 other seeds, clusters and regions; *search*, where the recipes' learning rates are chosen; *repairs*, where they are
-compared; and *audits*, models with a shortcut and without, audited as a user's would be. Every setting has a seed of
-its own, and a grid goes through its blocks repetition by repetition, so that a run that was stopped early holds a
-little of everything.
+compared; *audits*, models with a shortcut and without, audited as a user's would be; and *sensitivity*, models of
+several architectures, looked at and repaired in several ways. Every setting has a seed of its own, and a grid goes
+through its blocks repetition by repetition, so that a run that was stopped early holds a little of everything.
 """
 
 import itertools
@@ -19,6 +19,7 @@ from ravl_core.repair_rows import (
     CHOSEN_IDEAS,
     COMPETENT_ROWS,
     FEW_ROWS,
+    MODEL_ROWS,
     REPORT_SEEDS,
     REPORTED,
     ROWS,
@@ -31,7 +32,7 @@ from ravl_core.repairs import Repair
 from ravl_core.settings import Setting
 from ravl_core.tasks import Task
 
-KINDS = ("settings", "stability", "search", "repairs", "audits")
+KINDS = ("settings", "stability", "search", "repairs", "audits", "sensitivity")
 EVERY = {"smoke": 2, "demo": 5, "full": 17, "paper": 10}  # that many-th setting is tried for stability
 DIGITS = tuple(range(10))
 
@@ -84,7 +85,7 @@ def grid(chosen: Profile, kind: str = "settings") -> tuple[Task, ...]:
         return tuple(replace(task, stability=True) for task in grid(chosen)[:: EVERY[chosen.name]])
     tasks = [pair for part in GRIDS[kind][chosen.name] for pair in _tasks(part, chosen)]
     ordered = sorted(tasks, key=lambda pair: pair[0])  # stable: blocks keep their order
-    return tuple(replace(task, audit=kind == "audits") for _, task in ordered)
+    return tuple(replace(task, audit=kind == "audits", sensitivity=kind == "sensitivity") for _, task in ordered)
 
 
 def _tasks(part: Block | Chosen, chosen: Profile) -> Iterator[tuple[int, Task]]:
@@ -112,7 +113,20 @@ def _task(block: Block, chosen: Profile, values: dict) -> Task:
     return Task(Setting(**values, **sizes, pretrained=block.pretrained), budget, repairs)
 
 
+def of_each_model(
+    domain: str, attributes: tuple[int, ...], first_seed: int, initials: tuple[str, ...], budget: Budget
+) -> tuple[Block, ...]:
+    """Settings of every initial model, and those of the first with the statistics of BatchNorm frozen, too."""
+    common = {"budget": budget, "n_test": 1000, "repairs": MODEL_ROWS}
+    first = Block(domain, attributes, (0.95,), first_seed, initials=initials[:1], **common)
+    others = (
+        replace(first, first_seed=first_seed + 100 * at, initials=(name,)) for at, name in enumerate(initials[1:], 1)
+    )
+    return first, *others, replace(first, budget=replace(budget, batchnorm="frozen"))
+
+
 BOTH = ("rn-mini", "rn-mini-deep")
+THREE = (*BOTH, "vit-mini")
 STRENGTHS = (0.7, 0.8, 0.9, 0.95, 0.99)
 COCO_CLASSES, PHOTOS = tuple(range(5)), tuple(range(8))
 SHORT, TOWER = Budget(epochs=3), Budget(trained="tower")
@@ -194,5 +208,18 @@ GRIDS = {
             Block("mnist", DIGITS, (0.95,), first_seed=85_000, **CLIP),
             Block("mnist", DIGITS, (0.0,), first_seed=86_000, **CLIP),
         ),
+    },
+    "sensitivity": {
+        "smoke": (Block("digits", (9,), (0.9,), first_seed=40, repairs=MODEL_ROWS[:2]),),
+        "demo": (
+            *of_each_model("digits", (3, 9), 200, ("rn-mini", "vit-mini"), DEFAULT_BUDGET),
+            *of_each_model("photos", (0,), 500, ("rn-mini",), SHORT),
+        ),
+        "full": (
+            *of_each_model("mnist", DIGITS[:5], 90_000, THREE, SHORT),
+            *of_each_model("fashion_mnist", DIGITS[:5], 91_000, THREE, SHORT),
+            *of_each_model("photos", PHOTOS[:5], 92_000, THREE, SHORT),
+        ),
+        "paper": (Block("mnist", (0, 3, 7), (0.95,), first_seed=95_000, repairs=MODEL_ROWS, **CLIP),),
     },
 }

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ravl_core import paths, records
 from ravl_core.checkpoints import MINIATURES, load_vlm, open_clip, save_vlm
 from ravl_core.domains import Dataset, load_domain, modules_of
-from ravl_core.initial_models import MADE, SHIPPED, Pretraining
+from ravl_core.initial_models import MADE, SHIPPED, Pretraining, plan_of
 from ravl_core.losses import clip_loss
 from ravl_core.progress import track
 from ravl_core.settings import balanced_table
@@ -42,9 +42,10 @@ def initial_vlm(name: str, domain: str, pretrained: str | None = None) -> VLM:
         return load_vlm(name, pretrained)
     if name in SHIPPED and SHIPPED[name].domain == domain:
         return load_vlm(name)
-    folder = _folder(name, MADE[domain])
+    plan = plan_of(name, MADE[domain])
+    folder = _folder(name, plan)
     if not folder.is_dir():
-        _make(name, MADE[domain], folder)
+        _make(name, plan, folder)
     return load_vlm(f"local-dir:{folder}")
 
 

@@ -93,6 +93,8 @@ def _named(*names: str) -> tuple[Repair, ...]:
 
 
 TOWER_ROWS = _named("standard", "RaVL", "RaVL, late regions", "swaps + RaVL", "swaps + RaVL, late regions")
+# of each architecture, and with BatchNorm's statistics frozen
+MODEL_ROWS = tuple(replace(row, followed=False) for row in _named("standard", "RaVL", "swaps", "swaps + RaVL"))
 # of a competent initial model, see `grids`
 COMPETENT_ROWS = _named(
     "standard", "upsampled", "VL-GDRO", "RaVL", "RaVL, no spurious regions", "swaps", "swaps + RaVL"

@@ -91,7 +91,7 @@ def stability(
     shown = truths["shows_feature"]
     base = first_findings(evaluation, shown, clustering, seed)
     rows = [
-        _row(kind, variation, first_findings(evaluation, shown, other, seed), base)
+        compared(kind, variation, first_findings(evaluation, shown, other, seed), base)
         for kind, variation, other in other_clusterings(evaluation, seed)
     ]
     return rows + _other_regions(vlm, data, evaluation, truths, seed)
@@ -119,7 +119,8 @@ def overlap(images: np.ndarray, others: np.ndarray) -> float:
     return n_shared / n_either if n_either else 1.0
 
 
-def _row(kind: str, variation: str, run: Run, base: Run) -> dict:
+def compared(kind: str, variation: str, run: Run, base: Run) -> dict:
+    """A row of `stability`: a variation beside the base run, as plain values."""
     recipes = {
         name: {
             "precision_at_10": first.precision_at_10,
@@ -150,16 +151,17 @@ def _other_regions(
     order = stream(seed, "fewer images").permutation(len(evaluation.labels))  # as in `by_size`
     images = first_of_each_class(evaluation.labels, order, N_IMAGES)
     own, shown, _ = subset(evaluation, truths, images)
-    base = _clustered(own, shown, seed)
-    rows = [_row("proposals", "boxes", base, base)]
+    base = clustered(own, shown, seed)
+    rows = [compared("proposals", "boxes", base, base)]
     for name, propose in PROPOSALS.items():
         proposed = evaluate(vlm, with_regions(data, images, *propose(data.images[images])))
         covers = shows(proposed.boxes, proposed.image_index, own.boxes[shown], own.image_index[shown])
-        rows.append(_row("proposals", name, _clustered(proposed, covers, seed), base))
+        rows.append(compared("proposals", name, clustered(proposed, covers, seed), base))
     return rows
 
 
-def _clustered(evaluation: Evaluation, shows_feature: np.ndarray, seed: int) -> Run:
+def clustered(evaluation: Evaluation, shows_feature: np.ndarray, seed: int) -> Run:
+    """What is found first in clusters of the usual numbers, 2C … 5C-1."""
     n_classes = len(evaluation.class_names)
     clustering = cluster_regions(evaluation.region_embeddings, range(2 * n_classes, 5 * n_classes), seed)
     return first_findings(evaluation, shows_feature, clustering, seed)

@@ -11,6 +11,7 @@ from ravl_core.discovery import Discovery, discover
 from ravl_core.fine_tuned import FineTuned, fine_tuned_model, setting_data
 from ravl_core.mitigation.budget import DEFAULT_BUDGET, Budget
 from ravl_core.repairs import Repair, run_repairs
+from ravl_core.sensitivity import sensitivity
 from ravl_core.settings import Setting
 from ravl_core.stability import stability
 
@@ -24,6 +25,7 @@ class Task:
     repairs: tuple[Repair, ...] = ()  # recipes by which it is repaired afterwards
     stability: bool = False  # whether discovery is tried with other seeds, clusters and regions
     audit: bool = False  # whether the model is audited as a user would
+    sensitivity: bool = False  # whether discovery is tried with other embeddings, temperatures and mixtures of images
 
     @property
     def arguments(self) -> dict:
@@ -48,15 +50,16 @@ def run_task(task: Task, keep: Path | None = None, device: str = "cpu") -> dict:
             **_judged(task, made, found),
         },
         "stability": _stability(task.setting, made, found) if task.stability else [],
+        "sensitivity": _sensitivity(task.setting, made, found) if task.sensitivity else [],
         "audit": _audited(task.setting, made, found) if task.audit else [],
         **(_repaired(task, made, found, device) if task.repairs else {"repairs": []}),
     }
 
 
 def _judged(task: Task, made: FineTuned, found: Discovery) -> dict:
-    """Every method and how sure it is; where repairs or an audit are what is asked, the paper's method alone."""
+    """Every method and how sure it is; where something else is what is asked, the paper's method alone."""
     looked = made.val, made.truths, found, task.setting.seed
-    if task.repairs or task.audit:
+    if task.repairs or task.audit or task.sensitivity:
         return {"methods": paper_and_chance(*looked), "inference": None, "by_size": []}
     return {"methods": compare(*looked), "inference": inference(*looked), "by_size": by_size(*looked)}
 
@@ -74,6 +77,11 @@ def _first_finding(found: Discovery) -> dict:
 def _stability(setting: Setting, made: FineTuned, found: Discovery) -> list[dict]:
     val = setting_data(setting).val
     return stability(made.vlm, val, made.val, made.truths, found.clustering, setting.seed)
+
+
+def _sensitivity(setting: Setting, made: FineTuned, found: Discovery) -> list[dict]:
+    val, clusters = setting_data(setting).val, found.clustering
+    return sensitivity(made.vlm, val, made.val, made.truths, clusters, setting.attribute, setting.seed)
 
 
 def _audited(setting: Setting, made: FineTuned, found: Discovery) -> list[dict]:

@@ -9,7 +9,7 @@ from functools import cache
 
 from ravl_core import records
 from ravl_core.domains import modules_of
-from ravl_core.initial_models import MADE
+from ravl_core.initial_models import CHANGES, MADE
 from ravl_core.paths import MINIATURES
 
 # What a standard fine-tuned model and its evaluation depend on. Of the recipes that is the standard one alone.
@@ -22,8 +22,8 @@ FINE_TUNING = (
 LOOKING = (
     "audits.candidates", "audits.findings", "audits.naming", "audits.result", "audits.trial",
     "audits.with_and_without", "closed_loop", "comparison", "detector", "discovery", "intervals", "kmedoids",
-    "linear_kmedoids", "masking", "mitigation", "proposals", "pull", "repairs", "significance", "slicing",
-    "stability", "tasks", "threads",
+    "linear_kmedoids", "masking", "mitigation", "mixtures", "proposals", "pull", "repairs", "sensitivity",
+    "significance", "slicing", "stability", "tasks", "threads",
 )  # fmt: skip
 
 
@@ -41,5 +41,5 @@ def fine_tuning_version(domain: str) -> str:
 def _version(domain: str, names: tuple[str, ...]) -> str:
     modules = records.code_version(*(f"ravl_core.{name}" for name in names), *modules_of(domain))
     models = sorted(path for path in MINIATURES.glob("*/*") if path.suffix in (".json", ".safetensors"))
-    plan = f"{modules} {MADE.get(domain)}".encode()
+    plan = f"{modules} {MADE.get(domain)} {CHANGES}".encode()
     return hashlib.sha256(plan + b"".join(path.read_bytes() for path in models)).hexdigest()[:16]
