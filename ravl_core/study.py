@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ravl_core.tasks import Task
 
 FIGURES_OF_TABLE_3 = ("image_overall", "image_worst_group", "region_overall", "region_worst_group")
-KINDS = ("settings", "stability", "search", "repairs", "audits")  # of grids
+KINDS = ("settings", "stability", "search", "repairs", "audits", "sensitivity")  # of grids
 ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d+")
 DEVICES = ("cpu", "cuda")
 ONE_AT_A_TIME = Lock()  # the number of threads is the whole process's
