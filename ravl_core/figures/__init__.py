@@ -10,6 +10,7 @@ from ravl_core.figures.language import accuracy_by_method, accuracy_by_size
 from ravl_core.figures.looking import before_after_maps
 from ravl_core.figures.mitigation import forest, gain_against_cost, gain_by_condition
 from ravl_core.figures.overview import overview
+from ravl_core.figures.sensitivity import choices
 from ravl_core.figures.strength import strength_curve, validity_counts
 from ravl_core.figures.style import save
 from ravl_core.figures.swaps import swapped_pairs
@@ -22,6 +23,7 @@ __all__ = [
     "agreement",
     "before_after",
     "before_after_maps",
+    "choices",
     "claims_per_model",
     "class_accuracy",
     "composites",
