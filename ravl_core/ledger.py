@@ -18,6 +18,7 @@ import pandas as pd
 from ravl_core import discovery_summaries as discovered
 from ravl_core import discovery_tables
 from ravl_core import mitigation_summaries as mitigated
+from ravl_core import sensitivity_tables as sensitive
 from ravl_core.audits.rates import trial_rates
 from ravl_core.checks import choice
 from ravl_core.claims import table_1_claims, table_2_claims, verdict
@@ -57,6 +58,8 @@ def reference_parts() -> pd.DataFrame:
         ("05", "fits", "05_real.csv", _real_images()),
         ("06", "seeds", "language.csv", told.verdicts(language).rename(columns={"seeds": "n"})),
         ("06", "seeds", "language.csv", _rivals(language)),
+        ("07", "models", "sensitivity.csv", _sensitivity()),
+        ("07", "models", "07_documents.csv", _documents()),
     )
     named = [
         rows[["ours", "n", "verdict"]].rename(index=f"{notebook}: {{}}".format).assign(of=of, table=table)
@@ -162,6 +165,27 @@ def _rivals(language: pd.DataFrame) -> pd.DataFrame:
         ours = f"{row.difference:+.1f} [{row.low:+.1f}, {row.high:+.1f}]"
         rows.append((f"{row.method}, {row.figure}", ours, row.seeds, verdict([(row.low, row.high)])))
     return _rows(rows)
+
+
+def _sensitivity() -> pd.DataFrame:
+    """Precision@10 of the paper's recipe in other mixtures of the val set, and in other architectures."""
+    rows = sensitive.learned(reference_table("sensitivity"))
+    rows = rows[rows.recipe == "paper"]
+    mixed = sensitive.precision_by_variation(rows[rows.kind == "mixture"]).set_index("variation")["mean"]
+    models = sensitive.precision_by_model(rows).set_index("model")["mean"]
+    n = rows.position.nunique()
+    said = [
+        (claim, "Precision@10 " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items()), n, NO_CLAIM)
+        for claim, means in (("mixtures", mixed), ("architectures", models))
+    ]
+    return _rows(said)
+
+
+def _documents() -> pd.DataFrame:
+    trials = reference_table("07_documents").query("strength > 0")
+    found = trials.paper >= discovered.HALF_RIGHT
+    said = f"in documents, a planted phrase is found in {found.sum()} of {len(found)} models"
+    return _rows([("documents", said, len(found), NO_CLAIM)])
 
 
 # ---- from parts to claims ----

@@ -74,7 +74,7 @@ def null_histogram(
     limit = float(np.quantile(null, level, method="higher"))  # a value above it has p ≤ 1 - level
     axes.vlines(limit, 0, highest, color=INK, linewidth=1, linestyle=(0, (4, 2)))
     axes.annotate(
-        f"{level:.0%} line, {limit:.2f}", (limit, highest), (3, 0), textcoords="offset points",
+        f"{level:.0%} line, {limit:.2g}", (limit, highest), (3, 0), textcoords="offset points",
         fontsize=SMALL, va="top",
     )  # fmt: skip
     _mark_clusters(axes, observed, labels, limit, highest)

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from ravl_core.figures.discovery import name_rows, row_panels
 from ravl_core.figures.style import (
@@ -141,6 +142,7 @@ def rates(table: pandas.DataFrame, rate: str, floor: str | None = None, label: s
     figure, (axes,) = row_panels(1, len(table))
     figure.set_figwidth(TEXT)
     axes.set(xscale="log", xlabel=label or rate)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a decade alone may hold no tick
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.xaxis.set_minor_formatter("")
     bound = None if floor is None else float(table[rate][floor])
@@ -153,7 +155,7 @@ def rates(table: pandas.DataFrame, rate: str, floor: str | None = None, label: s
         share = "" if bound is None or is_floor else f" ({value / bound:.0%})"
         axes.annotate(
             f"{value:,.0f}{share}" if value >= 100 else f"{value:.3g}{share}", (value, at), (0, 4),
-            textcoords="offset points", ha="center", fontsize=SMALL, color=MUTED, bbox=PAPER,
+            textcoords="offset points", ha="center", fontsize=SMALL, color=MUTED, bbox=PAPER, zorder=1,
         )  # fmt: skip
     axes.margins(x=0.2)
     name_rows(axes, list(table.index))
