@@ -294,7 +294,7 @@ def test_another_trained_part_lends_its_ratio():
 
 def test_the_real_profiles_are_counted():
     """Every grid of both profiles has a row, and every repair of the full one is trained."""
-    names = ["rn-mini", "rn-mini-deep", "RN50-quickgelu", "RN101-quickgelu"]
+    names = ["rn-mini", "rn-mini-deep", "vit-mini", "RN50-quickgelu", "RN101-quickgelu"]
     parts = [(part, recipe) for part in ("head", "tower") for recipe in RECIPES]
     rates = pd.DataFrame([(name, *each, 1.0) for name in names for each in parts], columns=RATES.columns)
     table = cost_table(Measured(rates, dict.fromkeys(names, 1.0), CLUSTERING))

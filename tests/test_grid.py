@@ -243,6 +243,27 @@ def test_the_full_grids_are_of_the_chosen_seeds():
         assert task in digits or task in towers or task.budget == judged[task.setting]
 
 
+@every_profile
+def test_sensitivity_is_asked_of_planted_settings_of_its_own_grid_alone(chosen):
+    for kind in KINDS:
+        assert {task.sensitivity for task in grid(chosen, kind)} == {kind == "sensitivity"}
+    for task in grid(chosen, "sensitivity"):
+        assert task.setting.strength > 0 and {"standard", "RaVL"} <= {repair.name for repair in task.repairs}
+
+
+def test_every_architecture_has_as_many_settings_and_the_first_has_them_with_frozen_statistics_too():
+    tasks = grid(PROFILES["full"], "sensitivity")
+    cells = {}
+    for task in tasks:
+        model = task.setting.initial, task.budget.batchnorm
+        cells.setdefault(model, []).append((task.setting.domain, task.setting.attribute, task.setting.seed))
+    assert set(cells) == {(name, "training") for name in grids.THREE} | {("rn-mini", "frozen")}
+    assert all(len(own) == 15 for own in cells.values())
+    assert cells["rn-mini", "training"] == cells["rn-mini", "frozen"]
+    planted = [{cell[:2] for cell in own} for own in cells.values()]
+    assert all(own == planted[0] for own in planted)
+
+
 def test_of_the_full_grid_ideas_are_tried_on_one_half_and_the_chosen_ones_reported_on_the_other():
     names = {}
     for task in grid(PROFILES["full"], "repairs"):

@@ -1,13 +1,16 @@
 """The models that settings start from: made once for each domain, to a stated competence, the same on every run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from ravl_core import initial_models as pretraining_plans
 from ravl_core import paths, pretraining
 from ravl_core.checkpoints import miniature_names
 from ravl_core.domains import load_domain
-from ravl_core.initial_models import MADE, SHIPPED, Pretraining
+from ravl_core.initial_models import CHANGES, MADE, SHIPPED, Pretraining, plan_of
 from ravl_core.pretraining import initial_vlm, pretrain, uncorrelated_set
 
 
@@ -76,6 +79,20 @@ def test_every_domain_has_its_own(short, monkeypatch):
 def test_what_ships_is_not_made(short):
     initial_vlm("rn-mini", SHIPPED["rn-mini"].domain)
     assert short == [] and set(SHIPPED) == set(miniature_names())
+
+
+def test_a_vision_transformer_has_a_longer_plan_and_others_the_domain_s():
+    for plan in MADE.values():
+        assert plan_of("rn-mini-deep", plan) == plan
+        longer = plan_of("vit-mini", plan)
+        assert longer.steps > plan.steps and longer == replace(plan, **CHANGES["vit-mini"])
+
+
+def test_a_changed_plan_makes_a_model_of_its_own(short, monkeypatch):
+    monkeypatch.setitem(pretraining_plans.CHANGES, "vit-mini", {"steps": 1})
+    one = weights_of(initial_vlm("vit-mini", "digits"))
+    monkeypatch.setitem(pretraining_plans.CHANGES, "vit-mini", {"steps": 2})
+    assert not same(weights_of(initial_vlm("vit-mini", "digits")), one) and len(short) == 2
 
 
 def test_other_models_are_loaded_by_their_name(short, tmp_path):

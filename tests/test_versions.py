@@ -97,3 +97,11 @@ def test_the_version_follows_the_models_that_ship(tmp_path, monkeypatch, make):
             (tmp_path / "rn-mini" / name).write_bytes(content)
             found.add(make("digits"))
     assert len(found) == 5
+
+
+def test_the_version_follows_how_a_miniature_s_plan_differs(monkeypatch):
+    before = versions.code_version("digits")
+    monkeypatch.setattr(versions, "_version", versions._version.__wrapped__)
+    assert versions.code_version("digits") == before
+    monkeypatch.setitem(versions.CHANGES, "vit-mini", {"steps": 7})
+    assert versions.code_version("digits") != before
