@@ -191,12 +191,7 @@ def _plain(value):
 
 
 def mask_effect(
-    vlm: VLM,
-    dataset: Dataset,
-    regions: Sequence[int],
-    attribute: int,
-    seed: int = 0,
-    fill: str = "surroundings",
+    vlm: VLM, dataset: Dataset, regions: Sequence[int], attribute: int, seed: int = 0, fill: str = "surroundings"
 ) -> MaskEffect:
     """How answers change when these regions are hidden, beyond what hiding other regions changes.
 

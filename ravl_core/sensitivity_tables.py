@@ -15,7 +15,6 @@ from ravl_core.repair_tables import DIAGNOSED, repairs_table
 from ravl_core.settings import THRESHOLDS
 from ravl_core.study import setting_columns
 
-MODEL = ["initial", "batchnorm"]
 BASES = {"temperature": "0.07", "mixture": "balanced"}  # of the poolings it is the model's own, their first row
 LAMBDAS = {"RaVL, λ = 0.5": 0.5, "RaVL": 0.8, "RaVL, λ = 0.95": 0.95}
 

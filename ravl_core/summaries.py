@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ravl_core import paths
-from ravl_core.metrics import bootstrap_interval
 from ravl_core.settings import THRESHOLDS
 
 PAPERS_SETTINGS = 654  # valid ones
@@ -53,14 +52,3 @@ def evaluated(table: pd.DataFrame, most: int = PAPERS_SETTINGS) -> pd.DataFrame:
     """The settings that methods are judged on: those valid at T = 10, at most `most`, the first in the grid's order."""
     planted = of_standard_models(table).query("strength > 0")
     return planted[planted.margin >= THRESHOLDS[0]].sort_values("position").head(most)
-
-
-def mean_with_interval(table: pd.DataFrame, column: str, decimals: int = 3) -> pd.Series:
-    """Mean of a column, the ends of its interval, and the number of rows; NaN where there is no row."""
-    values = table.dropna(subset=[column])
-    if values.empty:
-        return pd.Series({"mean": float("nan"), "low": float("nan"), "high": float("nan"), "n": 0})
-    groups = values.domain + " " + values.attribute.astype(str)
-    interval = bootstrap_interval(values[column].to_numpy(float), groups=groups.to_numpy(str))
-    ends = [round(value, decimals) for value in interval]
-    return pd.Series({"mean": ends[0], "low": ends[1], "high": ends[2], "n": len(values)})

@@ -96,18 +96,6 @@ def dot_grid(images: np.ndarray, rows: int = 6, columns: int = 6, labels: bool |
     return drawn
 
 
-def dot_coordinates(boxes: np.ndarray, height: int, width: int, rows: int = 6, columns: int = 6) -> tuple[str, ...]:
-    """For each box (M, 4) the label of the dot nearest to its middle, "row,column": how a prompt says where it is.
-
-    Height and width are those of the images, in pixels. Raises ValueError as `dot_grid` does, or for a box that is
-    empty or reaches outside.
-    """
-    boxes = checks.boxes("boxes", boxes, width, height)
-    middles = _middles(height, width, rows, columns) + 0.5  # of pixels
-    away = (boxes[:, None, :2] + boxes[:, None, 2:]) / 2 - middles  # (M, dots, 2)
-    return tuple(_name(dot, columns) for dot in (away**2).sum(axis=2).argmin(axis=1).tolist())
-
-
 def _name(dot: int, columns: int) -> str:
     return f"{dot // columns + 1},{dot % columns + 1}"
 

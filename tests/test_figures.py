@@ -17,10 +17,8 @@ from matplotlib.text import Text
 
 from ravl_core import figures
 from ravl_core.domains import load_domain
-from ravl_core.figures.clusters import principal_components
 from ravl_core.figures.overview import _example
 from ravl_core.figures.style import SERIES, spread
-from ravl_core.figures.training import smoothed
 from ravl_core.kmedoids import Clustering
 from ravl_core.metrics import group_accuracies, wilson_interval
 
@@ -66,7 +64,6 @@ def clustering(silhouettes, n_clusters, n_emptied=0):
 
 
 def draw_all(dataset):
-    embeddings = np.random.default_rng(0).normal(size=(60, 8))
     planted = np.flatnonzero(dataset.shows_feature)
     shown = planted[[0, 5, 9, 19]]
     names = [dataset.class_names[dataset.labels[dataset.image_index[region]]] for region in shown]
@@ -79,9 +76,7 @@ def draw_all(dataset):
         "strength": figures.strength_curve(study_table(), hue="method", levels={"chance": 0.2}),
         "validity": figures.validity_counts(study_table(), hue="method"),
         "before and after": figures.before_after(groups(0, 0.6), groups(1, 0.9), CLASSES, 1),
-        "losses": figures.loss_curves({"standard": np.geomspace(2, 0.1, 50), "RaVL": np.geomspace(3, 0.11, 50)}),
         "silhouettes": figures.silhouettes(clustering({2: 0.2, 3: 0.4, 4: 0.3}, 3)),
-        "embedding map": figures.embedding_map(embeddings, np.arange(60) % 4, 2),
     }
 
 
@@ -142,7 +137,7 @@ def test_every_function_returns_a_figure_that_pyplot_has_let_go(drawn):
 
 def test_drawing_leaves_the_readers_own_style_alone():
     before = dict(plt.rcParams)
-    figures.loss_curves({"standard": np.ones(5)})
+    figures.silhouettes(clustering({2: 0.2, 3: 0.4}, 3))
     assert dict(plt.rcParams) == before
 
 
@@ -283,12 +278,6 @@ def test_before_and_after_name_the_worst_group():
         np.testing.assert_allclose(axes.containers[1].lines[0].get_xdata(), 100 * after.accuracy[:, column])
 
 
-def test_losses_are_smoothed_without_bending_the_ends():
-    np.testing.assert_allclose(smoothed(np.full(30, 2.0), 7), 2.0)
-    np.testing.assert_allclose(smoothed(np.arange(9.0), 3)[1:-1], np.arange(1.0, 8.0))
-    assert len(smoothed(np.arange(4.0), 50)) == 4
-
-
 def test_silhouettes_mark_the_chosen_number_of_clusters():
     axes = figures.silhouettes(clustering({2: 0.2, 3: 0.4, 4: 0.3}, 2, n_emptied=1)).axes[0]
     assert axes.lines[1].get_xdata()[0] == 3  # clusters that lost their members were still asked for
@@ -298,23 +287,6 @@ def test_silhouettes_mark_the_chosen_number_of_clusters():
 @pytest.mark.parametrize("tried", [{}, {2: -0.1, 3: -0.2}])
 def test_silhouettes_of_no_clustering_mark_nothing(tried):
     assert len(figures.silhouettes(clustering(tried, 0)).axes[0].lines) == bool(tried)
-
-
-def test_embedding_map_highlights_one_cluster():
-    labels = np.repeat([0, 1, 2], [50, 7, 30])
-    figure = figures.embedding_map(np.random.default_rng(0).normal(size=(87, 8)), labels, 1, name="red rectangle")
-    others, found = figure.axes[0].collections
-    assert len(others.get_offsets()) == 80 and len(found.get_offsets()) == 7
-    assert "red rectangle (7)" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    with pytest.raises(ValueError, match="labels: expected one for each of 87 regions, got 3"):
-        figures.embedding_map(np.zeros((87, 8)), [0, 1, 2], 1)
-
-
-def test_principal_components_are_the_directions_of_largest_variance():
-    points = np.random.default_rng(0).normal(size=(500, 3)) * (5, 1, 0.1)
-    places, shares = principal_components(points)
-    assert abs(np.corrcoef(places[:, 0], points[:, 0])[0, 1]) > 0.99
-    assert shares[0] > 0.9 and shares.sum() <= 1
 
 
 def test_spread_moves_labels_apart_and_keeps_their_order():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 import pytest
 
-from ravl_core import metrics, paths, summaries
+from ravl_core import paths, summaries
 from ravl_core.settings import THRESHOLDS
 from ravl_core.study import FIGURES_OF_TABLE_3, table
 
@@ -242,52 +242,3 @@ def test_methods_are_judged_on_the_first_valid_settings_of_the_grid(finished):
     assert len(kept) > 3
     assert summaries.evaluated(table(given)).position.tolist() == kept
     assert summaries.evaluated(table(given), most=2).position.tolist() == kept[:2]
-
-
-# ---- means with intervals ----
-
-
-def test_an_interval_draws_settings_of_an_attribute_together(whole):
-    summary = summaries.mean_with_interval(whole, "image_overall", decimals=6)
-    expected = loop_interval(whole.image_overall.tolist(), whole.attribute.tolist())
-    assert summary.tolist() == pytest.approx([*expected, len(whole)], abs=1e-6)
-    assert summary["low"] < summary["mean"] < summary["high"]
-
-
-def test_settings_of_one_attribute_have_no_spread_between_attributes(whole):
-    one = whole[whole.attribute == 3]
-    summary = summaries.mean_with_interval(one, "image_overall")
-    assert summary["low"] == summary["mean"] == summary["high"] == round(one.image_overall.mean(), 3)
-
-
-def test_the_same_attribute_of_another_domain_is_drawn_apart():
-    made = table([made_up(3, 0.9, seed, domain=domain) for seed in range(6) for domain in ("digits", "photos")])
-    summary = summaries.mean_with_interval(made, "image_overall", decimals=6)
-    expected = loop_interval(made.image_overall.tolist(), made.domain.tolist())
-    assert summary.tolist() == pytest.approx([*expected, 12], abs=1e-6)
-
-
-def test_missing_values_are_left_out_and_not_counted(whole):
-    present = [(v, a) for v, a in zip(whole.margin, whole.attribute, strict=True) if not math.isnan(v)]
-    assert 0 < len(present) < len(whole)
-    summary = summaries.mean_with_interval(whole, "margin", decimals=6)
-    assert summary.tolist() == pytest.approx([*loop_interval(*zip(*present, strict=True)), len(present)], abs=1e-6)
-
-
-def test_no_value_is_no_number_and_no_error(whole):
-    for rows in (whole[:0], whole.assign(margin=math.nan)):
-        summary = summaries.mean_with_interval(rows, "margin")
-        assert summary[["mean", "low", "high"]].isna().all() and summary["n"] == 0
-
-
-@pytest.mark.parametrize("decimals", [0, 1, 3])
-def test_means_are_rounded(whole, decimals):
-    values = summaries.mean_with_interval(whole, "image_overall", decimals)[["mean", "low", "high"]]
-    assert values.tolist() == [round(value, decimals) for value in values]
-
-
-def test_intervals_are_those_of_the_metrics_module(whole):
-    """Notebooks quote both."""
-    interval = metrics.bootstrap_interval(whole.image_overall.to_numpy(), groups=whole.attribute.to_numpy())
-    ours = summaries.mean_with_interval(whole, "image_overall", 12)[["mean", "low", "high"]]
-    assert ours.tolist() == pytest.approx(list(interval))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ravl_core.visual_prompts import RED, dot_coordinates, dot_grid, red_circle
+from ravl_core.visual_prompts import RED, dot_grid, red_circle
 
 GREY = np.full((3, 60, 80, 3), 90, dtype=np.uint8)
 
@@ -133,28 +133,6 @@ def test_dots_leave_the_input_as_it_is():
     kept = images.copy()
     drawn = dot_grid(images)
     assert (images == kept).all() and drawn.dtype == np.uint8 and changed(images, drawn).sum() == 2 * 36
-
-
-def test_a_box_is_called_by_the_dot_nearest_to_its_middle():
-    random = np.random.default_rng(1)
-    boxes = np.sort(random.random((40, 2, 2)), axis=1).reshape(40, 4) * [90, 60, 90, 60]
-    named = dot_coordinates(boxes, 60, 90, rows=3, columns=5)
-    for (x1, y1, x2, y2), name in zip(boxes, named, strict=True):
-        distances = {}
-        for row in range(3):
-            for column in range(5):
-                x, y = 18 * column + 9.5, 20 * row + 10.5
-                distances[f"{row + 1},{column + 1}"] = np.hypot((x1 + x2) / 2 - x, (y1 + y2) / 2 - y)
-        assert name == min(distances, key=distances.get)
-    assert len(set(named)) > 8
-
-
-def test_the_dot_that_a_box_is_called_by_is_where_it_is_drawn():
-    images = np.zeros((1, 97, 131, 3), dtype=np.uint8)
-    y, x = np.nonzero(dot_grid(images, 4, 3, labels=False)[0, :, :, 0])
-    boxes = np.stack([x, y, x + 1, y + 1], axis=1)[np.lexsort((x, y))]
-    named = dot_coordinates(boxes, 97, 131, 4, 3)
-    assert sorted(set(named)) == [f"{row},{column}" for row in range(1, 5) for column in range(1, 4)]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from ravl_core.figures.accuracy import before_after, class_accuracy
 from ravl_core.figures.auditing import accuracy_with_without, gallery, mask_effects
 from ravl_core.figures.certainty import agreement, claims_per_model, null_histogram
-from ravl_core.figures.clusters import embedding_map, silhouettes
+from ravl_core.figures.clusters import silhouettes
 from ravl_core.figures.discovery import method_bars, power_curves, precision_panels
 from ravl_core.figures.images import composites, top_regions
 from ravl_core.figures.language import accuracy_by_method, accuracy_by_size
@@ -14,7 +14,6 @@ from ravl_core.figures.sensitivity import choices
 from ravl_core.figures.strength import strength_curve, validity_counts
 from ravl_core.figures.style import save
 from ravl_core.figures.swaps import swapped_pairs
-from ravl_core.figures.training import loss_curves
 
 __all__ = [
     "accuracy_by_method",
@@ -27,12 +26,10 @@ __all__ = [
     "claims_per_model",
     "class_accuracy",
     "composites",
-    "embedding_map",
     "forest",
     "gain_against_cost",
     "gain_by_condition",
     "gallery",
-    "loss_curves",
     "mask_effects",
     "method_bars",
     "null_histogram",

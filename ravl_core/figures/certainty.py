@@ -12,18 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ravl_core.figures.discovery import NOTE, WHITE, name_rows, row_dot, row_panels, share_with_interval, size_range
-from ravl_core.figures.style import (
-    BLUE,
-    COLUMN,
-    FAINT,
-    INK,
-    NORMAL,
-    SMALL,
-    SPURIOUS,
-    TEXT,
-    require_columns,
-    styled,
-)
+from ravl_core.figures.style import BLUE, COLUMN, FAINT, INK, NORMAL, SMALL, SPURIOUS, TEXT, require_columns, styled
 
 if TYPE_CHECKING:
     import pandas

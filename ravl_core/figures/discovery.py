@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
 DODGE, SPREAD = 0.1, 0.6  # between two lines, and most of all lines, at one place, where places are 1 apart
 AHEAD = style.SERIES[:3]  # how methods look that stand out
-TINTS = (
-    "#3E7A68",
-    "#8E6A86",
-    "#8C7434",
-    "#4A4A4A",
-    "#5F86A3",
-    "#969696",
-)  # greyish, of the others
+TINTS = ("#3E7A68", "#8E6A86", "#8C7434", "#4A4A4A", "#5F86A3", "#969696")  # greyish, of the others
 MARKERS = "vDx<+*"
 WHITE = dict(facecolor="white", edgecolor="none", pad=1)  # under text that stands on lines
 NOTE = dict(fontsize=SMALL, color=MUTED, ha="center", va="center", bbox=WHITE)

@@ -10,16 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ravl_core.figures.style import (
-    COLUMN,
-    MUTED,
-    SMALL,
-    Series,
-    label_line_ends,
-    require_columns,
-    series_of,
-    styled,
-)
+from ravl_core.figures.style import COLUMN, MUTED, SMALL, Series, label_line_ends, require_columns, series_of, styled
 from ravl_core.metrics import bootstrap_interval
 from ravl_core.settings import THRESHOLDS
 
