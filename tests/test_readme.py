@@ -12,7 +12,7 @@ from PIL import Image
 from tiny import digits, tiny_vlm
 
 import ravl_core
-from ravl_core import discovery_summaries, discovery_tables, mitigation_summaries, summaries
+from ravl_core import discovery_summaries, discovery_tables, mitigation_summaries, sensitivity_tables, summaries
 from ravl_core.audits.rates import trial_rates
 from ravl_core.language.summaries import changes as language_changes
 from ravl_core.mitigation import Budget, finetune
@@ -108,6 +108,14 @@ def test_the_rates_of_the_audit_are_those_of_the_reference_run():
     for (among, what), start in wanted.items():
         (row,) = rates[(rates.among == among) & (rates.what == what)].itertuples()
         assert f"{start} {row.count} of {row.n} (95 % interval {row.low:.0%} to {row.high:.0%})" in words, what
+
+
+def test_what_is_said_of_a_vision_transformer_is_of_the_reference_run():
+    repairs = sensitivity_tables.learned(summaries.reference_table("sensitivity_repairs"))
+    changes = sensitivity_tables.changes_by_model(repairs).set_index(["model", "method", "metric"])
+    row = changes.loc[("vit-mini", "swaps", "image_worst_group")]
+    said = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*row[["difference", "difference_low", "difference_high"]])
+    assert f"swaps move that group by {said} ({row.n} models, notebook 07)" in README
 
 
 def test_what_is_said_of_language_guided_repair_is_of_the_reference_run():
