@@ -132,7 +132,7 @@ def both(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "kind, least",
-    [("results/smoke/records", 5), ("results/smoke/search.csv", 1), ("sets", 1), ("audit", 9), ("figures", 22)],
+    [("results/smoke/records", 5), ("results/smoke/search.csv", 1), ("sets", 1), ("audit", 9), ("figures", 18)],
 )
 def test_what_two_processes_write_is_the_same(both, kind, least):
     one, other = ({name: bytes_ for name, bytes_ in files.items() if name.startswith(kind)} for files in both)
