@@ -1,8 +1,4 @@
-"""From the table of a study to the paper's tables: valid settings, and means with intervals.
-
-Intervals are 95 % percentile bootstrap intervals over settings; settings that share a domain and an attribute are
-drawn together.
-"""
+"""From the table of a study to the settings that the paper's tables are made of: which are valid, which are judged."""
 
 from collections.abc import Sequence
 

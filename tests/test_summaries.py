@@ -84,17 +84,6 @@ def setting_of(record):
     return record["arguments"]["budget"]["trained"], setting["strength"], setting["attribute"], setting["seed"]
 
 
-def loop_interval(values, groups):
-    """Mean and 95 % bootstrap interval; groups are drawn whole."""
-    members = [[v for v, g in zip(values, groups, strict=True) if g == name] for name in sorted(set(groups))]
-    random = np.random.default_rng(0)
-    means = []
-    for _ in range(2000):
-        drawn = [value for at in random.integers(len(members), size=len(members)) for value in members[at]]
-        means.append(sum(drawn) / len(drawn))
-    return sum(values) / len(values), np.quantile(means, 0.025), np.quantile(means, 0.975)
-
-
 def same(one, other):
     return one == other or (one is None and math.isnan(other))
 
